@@ -1,0 +1,9 @@
+"""ICA, SA, ICASA and Adaptive Acoustic Mixup for PyTorch, after Li et al. 2026."""
+
+from icasa.activation import HSwish
+from icasa.attention import CA, CBAM, ECA, ICA, ICASA, SA, SE
+from icasa.conv import DepthwiseSeparableConv
+
+__version__ = "0.1.0"
+
+__all__ = ["CA", "CBAM", "ECA", "ICA", "ICASA", "SA", "SE", "DepthwiseSeparableConv", "HSwish"]

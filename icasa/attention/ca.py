@@ -1,0 +1,100 @@
+"""CA: coordinate attention (Hou et al. 2021), the layer that ICA improves on."""
+
+import torch
+from torch import Tensor, nn
+
+from icasa._check import feature_map, one_of, positive_int
+from icasa.activation import HSwish
+from icasa.coordinate import coordinate_gates
+
+
+class CA(nn.Module):
+    r"""Coordinate attention: weighs each row and each column of a feature map.
+
+    .. math::
+
+        f = \mathrm{h\_swish}(\mathrm{BN}(F_1([z^h, z^w]))), \qquad
+        y_c(i, j) = x_c(i, j)\, \sigma(F_h(f^h))_c(i)\, \sigma(F_w(f^w))_c(j)
+
+    :math:`z^h`, :math:`z^w` are the means over W and over H; :math:`F_1` is a 1x1 convolution to
+    :math:`M = \max(8, \lfloor C / r \rfloor)` channels, :math:`F_h`, :math:`F_w` lead back to
+    :math:`C`. With ``ndim`` axes there are as many means, and the gates multiply.
+
+    Parameters: :math:`CM + 3M + n(MC + C)`, so 1,688 for ``CA(64)``. Multiply-accumulates, with
+    :math:`L` the sum of the axis lengths: :math:`2LCM`.
+
+    Args:
+        channels: :math:`C`, the channels of the input.
+        reduction: :math:`r`; the width :math:`M` is never below 8.
+        ndim: number of spatial axes, 1, 2 or 3.
+        device: where the parameters are made.
+        dtype: type of the parameters.
+
+    Shape:
+        - Input: (N, C, \*S) with ``ndim`` spatial axes of any length.
+        - Output: the same shape, dtype and memory format.
+
+    Raises:
+        ValueError: if an argument or the input's shape or dtype does not fit. In training a
+            BatchNorm wants more than one value per channel (``ndim=1`` with N = L = 1 has one).
+
+    Reference:
+        Hou, Zhou and Feng 2021, "Coordinate Attention for Efficient Mobile Network Design".
+
+    >>> import torch
+    >>> from icasa import CA
+    >>> CA(64)(torch.randn(2, 64, 56, 56)).shape
+    torch.Size([2, 64, 56, 56])
+    >>> sum(p.numel() for p in CA(64).parameters())
+    1688
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        reduction: int = 32,
+        ndim: int = 2,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.channels = positive_int("channels", channels)
+        self.reduction = positive_int("reduction", reduction)
+        one_of("ndim", ndim, (1, 2, 3))
+        self.ndim = ndim
+        self.width = max(8, channels // reduction)
+        self.reduce = nn.Conv1d(channels, self.width, 1, device=device, dtype=dtype)
+        self.norm = nn.BatchNorm1d(self.width, device=device, dtype=dtype)
+        self.act = HSwish()
+        self.expand = nn.ModuleList(
+            nn.Conv1d(self.width, channels, 1, device=device, dtype=dtype) for _ in range(ndim)
+        )
+
+    def reset_parameters(self) -> None:
+        """Draw all parameters anew and forget the running statistics."""
+        for layer in (self.reduce, self.norm, *self.expand):
+            layer.reset_parameters()
+
+    def _squeeze(self, z: Tensor) -> Tensor:
+        return self.act(self.norm(self.reduce(z)))  # type: ignore[no-any-return]
+
+    def gates(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Attention maps of ``x``: per axis a gate in (0, 1), (N, C, H, 1) then (N, C, 1, W)."""
+        feature_map("CA", x, self.channels, self.ndim)
+        return coordinate_gates(x, self._squeeze, self.expand)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Weigh ``x`` by the product of its gates."""
+        y = x
+        for gate in self.gates(x):
+            y = y * gate
+        return y
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of biases and norms, which weight decay should spare."""
+        return {name for name, p in self.named_parameters() if p.ndim == 1}
+
+    def extra_repr(self) -> str:
+        """Show what the submodules do not."""
+        return f"{self.channels}, reduction={self.reduction}, width={self.width}, ndim={self.ndim}"

@@ -1,0 +1,99 @@
+"""CBAM: convolutional block attention, channel gates and then spatial ones (Woo et al. 2018)."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from icasa._check import feature_map, odd_int, positive_int
+
+
+class CBAM(nn.Module):
+    r"""Convolutional block attention: weighs the channels, then the positions.
+
+    .. math::
+
+        x' = x\, \sigma(\mathrm{MLP}(\mathrm{avg}\,x) + \mathrm{MLP}(\mathrm{max}\,x)), \qquad
+        y = x'\, \sigma(\mathrm{BN}(f^{k \times k}([\max\nolimits_c x', \mathrm{mean}_c\, x'])))
+
+    The MLP has one hidden layer of :math:`M = \max(1, \lfloor C / r \rfloor)` units with ReLU;
+    :math:`f` is a convolution without bias from two maps to one.
+
+    Parameters: :math:`2CM + C + M + 2k^2 + 2`. Multiply-accumulates: :math:`4CM + 2k^2 HW`.
+
+    Args:
+        channels: :math:`C`, the channels of the input.
+        reduction: :math:`r`; the bottleneck is never empty.
+        kernel_size: odd :math:`k` of the spatial convolution.
+        device: where the parameters are made.
+        dtype: type of the parameters.
+
+    Shape:
+        - Input: (N, C, H, W).
+        - Output: the same shape, dtype and memory format.
+
+    Raises:
+        ValueError: if an argument or the input's shape or dtype does not fit. In training the
+            BatchNorm wants more than one value (N = H = W = 1 has one).
+
+    Reference:
+        Woo et al. 2018, "CBAM: Convolutional Block Attention Module".
+
+    >>> import torch
+    >>> from icasa import CBAM
+    >>> CBAM(64)(torch.randn(2, 64, 56, 56)).shape
+    torch.Size([2, 64, 56, 56])
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        reduction: int = 16,
+        kernel_size: int = 7,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.channels = positive_int("channels", channels)
+        self.reduction = positive_int("reduction", reduction)
+        self.kernel_size = odd_int("kernel_size", kernel_size)
+        width = max(1, channels // reduction)
+        self.squeeze = nn.Linear(channels, width, device=device, dtype=dtype)
+        self.excite = nn.Linear(width, channels, device=device, dtype=dtype)
+        self.conv = nn.Conv2d(
+            2, 1, kernel_size, padding=kernel_size // 2, bias=False, device=device, dtype=dtype
+        )
+        self.norm = nn.BatchNorm2d(1, momentum=0.01, device=device, dtype=dtype)
+
+    def reset_parameters(self) -> None:
+        """Draw all parameters anew and forget the running statistics."""
+        for layer in (self.squeeze, self.excite, self.conv, self.norm):
+            layer.reset_parameters()
+
+    def _attend(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Channel gate, the map it gives, and that map's spatial gate."""
+        feature_map("CBAM", x, self.channels, 2)
+        pooled = torch.stack((x.mean((2, 3)), x.amax((2, 3))))  # (2, N, C)
+        logits = self.excite(F.relu(self.squeeze(pooled))).sum(0)
+        channel = torch.sigmoid(logits).to(x.dtype)[:, :, None, None]
+        y = x * channel
+        maps = torch.cat((y.amax(1, keepdim=True), y.mean(1, keepdim=True)), dim=1)
+        return channel, y, torch.sigmoid(self.norm(self.conv(maps))).to(x.dtype)
+
+    def gates(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Attention maps of ``x``: by channel (N, C, 1, 1), then by position (N, 1, H, W)."""
+        channel, _, spatial = self._attend(x)
+        return channel, spatial
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Weigh the channels and then the positions of ``x``."""
+        _, y, spatial = self._attend(x)
+        return y * spatial
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of biases and norms, which weight decay should spare."""
+        return {name for name, p in self.named_parameters() if p.ndim == 1}
+
+    def extra_repr(self) -> str:
+        """Show the options that matter."""
+        return f"{self.channels}, reduction={self.reduction}, kernel_size={self.kernel_size}"

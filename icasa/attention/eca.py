@@ -1,0 +1,91 @@
+"""ECA: efficient channel attention, a short convolution over the channels (Wang et al. 2020)."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from icasa._check import feature_map, odd_int, positive_int
+
+
+def adaptive_kernel_size(channels: int) -> int:
+    """Odd kernel of ECA for ``channels``: int((log2 C + 1) / 2), made odd upward."""
+    size = int((math.log2(channels) + 1) / 2)
+    return size + 1 - size % 2
+
+
+class ECA(nn.Module):
+    r"""Efficient channel attention: weighs a channel by the means of its neighbours.
+
+    .. math:: y_c = x_c\, \sigma\Big(\sum_{t=1}^{k} w_t\, \bar{x}_{c + t - (k + 1) / 2}\Big)
+
+    :math:`\bar{x}` are the channel means, zero beyond the ends. By default
+    :math:`k = \lfloor (\log_2 C + b) / \gamma \rfloor` with :math:`\gamma = 2`, :math:`b = 1`, made
+    odd upward.
+
+    Parameters: :math:`k`. Multiply-accumulates: :math:`kC`.
+
+    Args:
+        channels: :math:`C`, the channels of the input.
+        kernel_size: odd :math:`k`; None follows the formula.
+        device: where the parameters are made.
+        dtype: type of the parameters.
+
+    Shape:
+        - Input: (N, C, H, W).
+        - Output: the same shape, dtype and memory format.
+
+    Raises:
+        ValueError: if an argument or the input's shape or dtype does not fit.
+
+    Reference:
+        Wang et al. 2020, "ECA-Net: Efficient Channel Attention for Deep Convolutional Neural
+        Networks".
+
+    >>> import torch
+    >>> from icasa import ECA
+    >>> ECA(128)(torch.randn(2, 128, 28, 28)).shape
+    torch.Size([2, 128, 28, 28])
+    >>> [ECA(c).kernel_size for c in (64, 128, 1024, 2048)]
+    [3, 5, 5, 7]
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        kernel_size: int | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.channels = positive_int("channels", channels)
+        if kernel_size is None:
+            kernel_size = adaptive_kernel_size(channels)
+        self.kernel_size = odd_int("kernel_size", kernel_size)
+        self.conv = nn.Conv1d(
+            1, 1, kernel_size, padding=kernel_size // 2, bias=False, device=device, dtype=dtype
+        )
+
+    def reset_parameters(self) -> None:
+        """Draw the kernel anew by torch's default."""
+        self.conv.reset_parameters()
+
+    def gates(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Attention map of ``x``: one gate in (0, 1) per channel, (N, C, 1, 1)."""
+        feature_map("ECA", x, self.channels, 2)
+        mean = x.mean((2, 3)).unsqueeze(1)  # (N, 1, C)
+        return (torch.sigmoid(self.conv(mean)).to(x.dtype).transpose(1, 2).unsqueeze(3),)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Weigh the channels of ``x``."""
+        (gate,) = self.gates(x)
+        return x * gate
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of parameters that weight decay should spare: none, the kernel is its only one."""
+        return set()
+
+    def extra_repr(self) -> str:
+        """Show the options that matter."""
+        return f"{self.channels}, kernel_size={self.kernel_size}"

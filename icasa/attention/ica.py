@@ -1,0 +1,127 @@
+"""ICA: improved coordinate attention, gates along each axis (Li et al. 2026, section 2.2.1)."""
+
+import torch
+from torch import Tensor, nn
+
+from icasa._check import feature_map, odd_int, one_of, positive_int
+from icasa.activation import HSwish
+from icasa.conv import DepthwiseSeparableConv
+from icasa.coordinate import coordinate_gates
+
+
+class ICA(nn.Module):
+    r"""Improved coordinate attention: weighs each row and each column of a feature map.
+
+    .. math::
+
+        z^h_c(i) = \frac{1}{W} \sum_{j} x_c(i, j), \qquad
+        z^w_c(j) = \frac{1}{H} \sum_{i} x_c(i, j) \tag{6, 7}
+
+    .. math:: f = \mathrm{h\_swish}(\mathrm{BN}(\mathrm{DSConv}([z^h, z^w]))) \tag{8}
+
+    .. math::
+
+        g^h = \sigma(F_h(f^h)), \qquad g^w = \sigma(F_w(f^w)) \tag{9, 10}
+
+    .. math:: y_c(i, j) = x_c(i, j)\, g^h_c(i)\, g^w_c(j) \tag{11}
+
+    The depthwise-separable convolution runs along the concatenated axis and reduces :math:`C` to
+    :math:`M = \max(8, \lfloor C / r \rfloor)` channels; :math:`F_h`, :math:`F_w` are 1x1
+    convolutions back to :math:`C`. With a kernel of 3 the last row and the first column touch at
+    the seam of the concatenation. With ``ndim`` axes there are as many means, and the gates
+    multiply.
+
+    Parameters: :math:`C(k + 1) + CM + 3M + n(MC + C)`. Multiply-accumulates, with :math:`L` the
+    sum of the axis lengths: :math:`L(Ck + 2CM)`.
+
+    Args:
+        channels: :math:`C`, the channels of the input.
+        reduction: :math:`r`; the width :math:`M` is never below 8.
+        kernel_size: odd taps :math:`k` of the depthwise convolution.
+        norm: whether Eq. 8 has its BatchNorm.
+        ndim: number of spatial axes, 1, 2 or 3.
+        device: where the parameters are made.
+        dtype: type of the parameters.
+
+    Shape:
+        - Input: (N, C, \*S) with ``ndim`` spatial axes of any length.
+        - Output: the same shape, dtype and memory format.
+
+    Raises:
+        ValueError: if an argument or the input's shape or dtype does not fit. In training a
+            BatchNorm wants more than one value per channel (``ndim=1`` with N = L = 1 has one).
+
+    Reference:
+        Li et al. 2026, section 2.2.1; Hou et al. 2021, "Coordinate Attention for Efficient Mobile
+        Network Design".
+
+    >>> import torch
+    >>> from icasa import ICA
+    >>> layer = ICA(32)
+    >>> layer(torch.randn(2, 32, 19, 100)).shape
+    torch.Size([2, 32, 19, 100])
+    >>> [tuple(g.shape) for g in layer.gates(torch.randn(2, 32, 19, 100))]
+    [(2, 32, 19, 1), (2, 32, 1, 100)]
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        reduction: int = 32,
+        kernel_size: int = 3,
+        norm: bool = True,
+        ndim: int = 2,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.channels = positive_int("channels", channels)
+        self.reduction = positive_int("reduction", reduction)
+        self.kernel_size = odd_int("kernel_size", kernel_size)
+        one_of("ndim", ndim, (1, 2, 3))
+        self.ndim = ndim
+        # DIFF: "adaptive dimensionality reduction" has no formula; we take coordinate attention's.
+        self.width = max(8, channels // reduction)
+        self.reduce = DepthwiseSeparableConv(
+            channels, self.width, kernel_size=kernel_size, ndim=1, device=device, dtype=dtype
+        )
+        # DIFF: Eq. 8 has no normalisation, coordinate attention does; norm=False leaves it out.
+        self.norm = (
+            nn.BatchNorm1d(self.width, device=device, dtype=dtype) if norm else nn.Identity()
+        )
+        self.act = HSwish()
+        self.expand = nn.ModuleList(
+            nn.Conv1d(self.width, channels, 1, device=device, dtype=dtype) for _ in range(ndim)
+        )
+
+    def reset_parameters(self) -> None:
+        """Draw all parameters anew and forget the running statistics."""
+        for layer in (self.reduce, *self.expand):
+            layer.reset_parameters()
+        if isinstance(self.norm, nn.BatchNorm1d):
+            self.norm.reset_parameters()
+
+    def _squeeze(self, z: Tensor) -> Tensor:
+        # DIFF: the text under Eq. 8 swaps its symbols; the convolution comes first.
+        return self.act(self.norm(self.reduce(z)))  # type: ignore[no-any-return]
+
+    def gates(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Attention maps of ``x``: per axis a gate in (0, 1), (N, C, H, 1) then (N, C, 1, W)."""
+        feature_map("ICA", x, self.channels, self.ndim)
+        return coordinate_gates(x, self._squeeze, self.expand)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Weigh ``x`` by the product of its gates (Eq. 11)."""
+        y = x
+        for gate in self.gates(x):
+            y = y * gate
+        return y
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of biases and norms, which weight decay should spare."""
+        return {name for name, p in self.named_parameters() if p.ndim == 1}
+
+    def extra_repr(self) -> str:
+        """Show what the submodules do not."""
+        return f"{self.channels}, reduction={self.reduction}, width={self.width}, ndim={self.ndim}"

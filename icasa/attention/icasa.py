@@ -1,0 +1,118 @@
+"""ICASA: a learned mix of improved coordinate and shuffle attention (Li et al. 2026)."""
+
+import torch
+from torch import Tensor, nn
+
+from icasa.attention.ica import ICA
+from icasa.attention.sa import SA
+
+
+class ICASA(nn.Module):
+    r"""Improved coordinate and shuffle attention, mixed by a learnable weight.
+
+    .. math:: \mathrm{ICASA}(x) = \beta\, \mathrm{ICA}(x) + (1 - \beta)\, \mathrm{SA}(x) \tag{5}
+
+    :math:`\beta` starts at 0.5 and is read as ``layer.beta``; the branches are ``layer.ica`` and
+    ``layer.sa``. SA ends in a channel shuffle, so Eq. 5 adds different channels at one index;
+    ``shuffle=False`` aligns them. A fresh layer scales its input by about 0.5: ``residual=True``
+    adds the input back.
+
+    Parameters: those of ICA and SA and one more. Multiply-accumulates: those of ICA.
+
+    Args:
+        channels: :math:`C`, divisible by twice ``groups``.
+        groups: :math:`G` of SA.
+        reduction: :math:`r` of ICA.
+        kernel_size: odd taps of ICA's depthwise convolution.
+        norm: whether ICA has its BatchNorm.
+        shuffle: whether SA shuffles its channels, as in the paper.
+        bounded: keep :math:`\beta` in (0, 1) as the sigmoid of its parameter, which starts at 0.
+        residual: return :math:`x + \mathrm{ICASA}(x)`.
+        ndim: number of spatial axes, 1, 2 or 3.
+        device: where the parameters are made.
+        dtype: type of the parameters.
+
+    Shape:
+        - Input: (N, C, \*S) with ``ndim`` spatial axes of any length.
+        - Output: the same shape, dtype and memory format.
+
+    Raises:
+        ValueError: as :class:`ICA` and :class:`SA` do.
+
+    Reference:
+        Li et al. 2026, section 2.2, Eq. 5.
+
+    >>> import torch
+    >>> from icasa import ICASA
+    >>> layer = ICASA(32)
+    >>> layer(torch.randn(2, 32, 19, 100)).shape
+    torch.Size([2, 32, 19, 100])
+    >>> layer.beta.item()
+    0.5
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        groups: int = 4,
+        reduction: int = 32,
+        kernel_size: int = 3,
+        norm: bool = True,
+        shuffle: bool = True,
+        bounded: bool = False,
+        residual: bool = False,
+        ndim: int = 2,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.bounded = bounded
+        self.residual = residual
+        self.ica = ICA(
+            channels,
+            reduction=reduction,
+            kernel_size=kernel_size,
+            norm=norm,
+            ndim=ndim,
+            device=device,
+            dtype=dtype,
+        )
+        self.sa = SA(
+            channels, groups=groups, shuffle=shuffle, ndim=ndim, device=device, dtype=dtype
+        )
+        # One element rather than none: sharding wrappers refuse scalar parameters.
+        self.raw_beta = nn.Parameter(torch.empty(1, device=device, dtype=dtype))
+        self._reset_beta()
+
+    @property
+    def beta(self) -> Tensor:
+        """The weight of ICA, a tensor of one element: the parameter itself unless bounded."""
+        return torch.sigmoid(self.raw_beta) if self.bounded else self.raw_beta
+
+    def _reset_beta(self) -> None:
+        nn.init.constant_(self.raw_beta, 0.0 if self.bounded else 0.5)
+
+    def reset_parameters(self) -> None:
+        """Draw both branches anew and set beta to 0.5."""
+        self.ica.reset_parameters()
+        self.sa.reset_parameters()
+        self._reset_beta()
+
+    def gates(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Attention maps of ``x``: those of ICA, one per axis, then that of SA."""
+        return (*self.ica.gates(x), *self.sa.gates(x))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Mix the two branches (Eq. 5)."""
+        beta = self.beta.to(x.dtype)
+        y = beta * self.ica(x) + (1 - beta) * self.sa(x)
+        return x + y if self.residual else y  # type: ignore[no-any-return]
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of beta, the gates' biases and the norms: decay would pull them shut."""
+        return {name for name, p in self.named_parameters() if p.ndim == 1}
+
+    def extra_repr(self) -> str:
+        """Show the options that matter; the branches show theirs."""
+        return f"bounded={self.bounded}, residual={self.residual}"

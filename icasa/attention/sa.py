@@ -1,0 +1,147 @@
+"""SA: shuffle attention, channel and spatial gates by groups (Zhang and Yang 2021)."""
+
+import torch
+from torch import Tensor, nn
+
+from icasa._check import feature_map, one_of, positive_int
+
+
+def channel_shuffle(x: Tensor) -> Tensor:
+    """Send channel ``j * C/2 + k`` of ``x`` (N, C, *S) to ``2 * k + j``, keeping its layout."""
+    y = torch.unflatten(x, 1, (2, -1)).transpose(1, 2).flatten(1, 2)
+    for rank, layout in ((4, torch.channels_last), (5, torch.channels_last_3d)):
+        if x.ndim == rank and x.is_contiguous(memory_format=layout):
+            return y.contiguous(memory_format=layout)
+    return y
+
+
+class SA(nn.Module):
+    r"""Shuffle attention: half of each channel group is gated by channel, half by position.
+
+    Group :math:`X_k` of :math:`G` is split into :math:`X_{k1}`, :math:`X_{k2}` of
+    :math:`C / 2G` channels each:
+
+    .. math:: s = \frac{1}{HW} \sum_{i, j} X_{k1}(i, j) \tag{12}
+
+    .. math:: X'_{k1} = \sigma(W_1 s + b_1)\, X_{k1} \tag{13}
+
+    .. math:: X'_{k2} = \sigma(W_2\, \mathrm{GN}(X_{k2}) + b_2)\, X_{k2} \tag{14}
+
+    The halves are joined and the channels shuffled by two: channel :math:`j C/2 + k` moves to
+    :math:`2k + j`. GN is per channel; all groups share its affine and :math:`W_1, b_1, W_2, b_2`.
+    At the start :math:`W = 0, b = 1`, so the layer is shuffle(:math:`\sigma(1)\, x`).
+
+    Parameters: :math:`3 C / G`. No multiply-accumulates of convolution or matrix kind.
+
+    Args:
+        channels: :math:`C`, divisible by :math:`2G`.
+        groups: :math:`G`.
+        shuffle: whether the channels are shuffled at the end. Without it the output stays aligned
+            with the input, as a residual or a pretrained neighbour needs.
+        ndim: number of spatial axes, 1, 2 or 3.
+        device: where the parameters are made.
+        dtype: type of the parameters.
+
+    Shape:
+        - Input: (N, C, \*S) with ``ndim`` spatial axes of any length.
+        - Output: the same shape, dtype and memory format.
+
+    Raises:
+        ValueError: if ``channels`` does not divide by :math:`2G` (the message lists the groups that
+            fit), or another argument or the input's shape or dtype does not fit.
+
+    Reference:
+        Li et al. 2026, section 2.2.2; Zhang and Yang 2021, "SA-Net: Shuffle Attention for Deep
+        Convolutional Neural Networks".
+
+    >>> import torch
+    >>> from icasa import SA
+    >>> SA(16, groups=4)(torch.randn(2, 16, 19, 100)).shape
+    torch.Size([2, 16, 19, 100])
+    >>> SA(24, groups=8)  # the message lists the groups that fit
+    Traceback (most recent call last):
+    ...
+    ValueError: SA wants channels divisible by 2 * groups, ... 24 channels: 1, 2, 3, 4, 6, 12
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        groups: int = 4,
+        shuffle: bool = True,
+        ndim: int = 2,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.channels = positive_int("channels", channels)
+        self.groups = positive_int("groups", groups)
+        one_of("ndim", ndim, (1, 2, 3))
+        self.shuffle = shuffle
+        self.ndim = ndim
+        if channels % (2 * groups):
+            fits = [str(g) for g in range(1, channels // 2 + 1) if channels % (2 * g) == 0]
+            mend = ", ".join(fits) if fits else "none, an odd number has no halves"
+            raise ValueError(
+                f"SA wants channels divisible by 2 * groups, got channels={channels}, "
+                f"groups={groups}; groups that fit {channels} channels: {mend}"
+            )
+        # DIFF: the paper writes X_k1, X_k2 in R^(C/G x H x W); after the split each has C/2G.
+        half = channels // (2 * groups)
+        self.norm = nn.GroupNorm(half, half, device=device, dtype=dtype)
+        self.channel_weight = nn.Parameter(torch.empty(half, device=device, dtype=dtype))
+        self.channel_bias = nn.Parameter(torch.empty(half, device=device, dtype=dtype))
+        self.spatial_weight = nn.Parameter(torch.empty(half, device=device, dtype=dtype))
+        self.spatial_bias = nn.Parameter(torch.empty(half, device=device, dtype=dtype))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Open every gate to sigmoid(1): weights 0, biases 1, norm at the identity."""
+        self.norm.reset_parameters()
+        nn.init.zeros_(self.channel_weight)
+        nn.init.ones_(self.channel_bias)
+        nn.init.zeros_(self.spatial_weight)
+        nn.init.ones_(self.spatial_bias)
+
+    def gates(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Attention map of ``x``: one gate in (0, 1) per element, (N, C, *S), before the shuffle.
+
+        In each group the first half of the channels has one value per plane.
+        """
+        feature_map("SA", x, self.channels, self.ndim)
+        ones = [1] * self.ndim
+        w1, b1, w2, b2 = (
+            p.view(-1, *ones)
+            for p in (
+                self.channel_weight,
+                self.channel_bias,
+                self.spatial_weight,
+                self.spatial_bias,
+            )
+        )
+        x1, x2 = torch.unflatten(x, 1, (self.groups, 2, -1)).unbind(2)  # each (N, G, C/2G, *S)
+        s = x1.mean(list(range(3, x1.ndim)), keepdim=True)  # Eq. 12
+        g1 = torch.sigmoid(w1 * s + b1).to(x.dtype)  # Eq. 13
+        # torch.group_norm, as nn.GroupNorm refuses a single value per channel in training.
+        norm = self.norm
+        x2_hat = torch.group_norm(
+            x2.flatten(0, 1), norm.num_groups, norm.weight, norm.bias, norm.eps
+        ).view_as(x2)
+        # DIFF: the text names "F_c(x)" once more for the affine W_2, b_2.
+        g2 = torch.sigmoid(w2 * x2_hat + b2).to(x.dtype)  # Eq. 14
+        return (torch.stack((g1.expand_as(g2), g2), dim=2).flatten(1, 3),)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Gate ``x`` and shuffle its channels."""
+        (gate,) = self.gates(x)
+        y = x * gate
+        return channel_shuffle(y) if self.shuffle else y
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of the gates' weights and biases and of the norm: decay would pull them shut."""
+        return {name for name, p in self.named_parameters() if p.ndim == 1}
+
+    def extra_repr(self) -> str:
+        """Show the options that matter."""
+        return f"{self.channels}, groups={self.groups}, shuffle={self.shuffle}, ndim={self.ndim}"

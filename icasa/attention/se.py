@@ -1,0 +1,84 @@
+"""SE: squeeze-and-excitation, one gate per channel (Hu et al. 2018)."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from icasa._check import feature_map, one_of, positive_int
+
+
+class SE(nn.Module):
+    r"""Squeeze-and-excitation: weighs each channel by a small net over all channel means.
+
+    .. math:: y_c = x_c\, \sigma(W_2\, \mathrm{ReLU}(W_1 \bar{x} + b_1) + b_2)_c
+
+    :math:`\bar{x}` are the channel means; :math:`W_1` leads to
+    :math:`M = \max(1, \lfloor C / r \rfloor)` units.
+
+    Parameters: :math:`2CM + C + M`. Multiply-accumulates: :math:`2CM`.
+
+    Args:
+        channels: :math:`C`, the channels of the input.
+        reduction: :math:`r`; the bottleneck is never empty.
+        ndim: number of spatial axes, 1, 2 or 3.
+        device: where the parameters are made.
+        dtype: type of the parameters.
+
+    Shape:
+        - Input: (N, C, \*S) with ``ndim`` spatial axes of any length.
+        - Output: the same shape, dtype and memory format.
+
+    Raises:
+        ValueError: if an argument or the input's shape or dtype does not fit.
+
+    Reference:
+        Hu, Shen and Sun 2018, "Squeeze-and-Excitation Networks".
+
+    >>> import torch
+    >>> from icasa import SE
+    >>> SE(64)(torch.randn(2, 64, 56, 56)).shape
+    torch.Size([2, 64, 56, 56])
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        reduction: int = 16,
+        ndim: int = 2,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.channels = positive_int("channels", channels)
+        self.reduction = positive_int("reduction", reduction)
+        one_of("ndim", ndim, (1, 2, 3))
+        self.ndim = ndim
+        width = max(1, channels // reduction)
+        self.squeeze = nn.Linear(channels, width, device=device, dtype=dtype)
+        self.excite = nn.Linear(width, channels, device=device, dtype=dtype)
+
+    def reset_parameters(self) -> None:
+        """Draw both linear maps anew by torch's default."""
+        self.squeeze.reset_parameters()
+        self.excite.reset_parameters()
+
+    def gates(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Attention map of ``x``: one gate in (0, 1) per channel, (N, C, 1, 1)."""
+        feature_map("SE", x, self.channels, self.ndim)
+        mean = x.mean(list(range(2, x.ndim)))  # (N, C)
+        gate = torch.sigmoid(self.excite(F.relu(self.squeeze(mean)))).to(x.dtype)
+        return (gate.reshape(*gate.shape, *[1] * self.ndim),)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Weigh the channels of ``x``."""
+        (gate,) = self.gates(x)
+        return x * gate
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of the biases, which weight decay should spare."""
+        return {name for name, p in self.named_parameters() if p.ndim == 1}
+
+    def extra_repr(self) -> str:
+        """Show the options that matter."""
+        return f"{self.channels}, reduction={self.reduction}, ndim={self.ndim}"

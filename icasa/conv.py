@@ -1,0 +1,106 @@
+"""Depthwise-separable convolution: a filter per channel, then a 1x1 mix of the channels."""
+
+import torch
+from torch import Tensor, nn
+
+from icasa._check import feature_map, odd_int, one_of, positive_int
+
+CONVS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+
+
+class DepthwiseSeparableConv(nn.Module):
+    r"""Depthwise convolution followed by a pointwise one (Fig. 3 of the paper).
+
+    .. math::
+
+        u_c = w_c * x_c + a_c, \qquad y_m = \sum_{c=1}^{C} p_{mc}\, u_c + b_m
+
+    with one spatial kernel :math:`w_c` of :math:`k^n` taps per channel and a :math:`1 \times 1`
+    kernel :math:`p` from :math:`C` to :math:`M` channels.
+
+    Parameters: :math:`C k^n + C M` weights, and :math:`C + M` with bias. Multiply-accumulates:
+    :math:`(C k^n + C M)` per output position, against :math:`C M k^n` of the full convolution.
+
+    Args:
+        channels: :math:`C`, the input channels.
+        out_channels: :math:`M`, the output channels; ``channels`` when None.
+        kernel_size: taps :math:`k` along each axis.
+        stride: stride of the depthwise convolution.
+        padding: zeros on each side; None keeps the length at stride 1, which wants an odd kernel.
+        dilation: spacing of the depthwise taps.
+        bias: whether both convolutions add a bias.
+        ndim: number :math:`n` of spatial axes, 1, 2 or 3.
+        device: where the parameters are made.
+        dtype: type of the parameters.
+
+    Shape:
+        - Input: (N, C, \*S) with ``ndim`` spatial axes.
+        - Output: (N, M, \*S') with
+          :math:`S' = \lfloor (S + 2p - d(k - 1) - 1) / s \rfloor + 1` along each axis.
+
+    Raises:
+        ValueError: if an argument or the input's shape or dtype does not fit.
+
+    Reference:
+        Li et al. 2026, section 2.2.1; Chollet 2017, "Xception".
+
+    >>> import torch
+    >>> from icasa import DepthwiseSeparableConv
+    >>> layer = DepthwiseSeparableConv(16, 8)
+    >>> layer(torch.randn(2, 16, 39, 200)).shape
+    torch.Size([2, 8, 39, 200])
+    >>> sum(p.numel() for p in layer.parameters())  # 16*9 + 16*8 + 16 + 8
+    296
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        out_channels: int | None = None,
+        *,
+        kernel_size: int = 3,
+        stride: int = 1,
+        padding: int | None = None,
+        dilation: int = 1,
+        bias: bool = True,
+        ndim: int = 2,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.channels = positive_int("channels", channels)
+        out_channels = channels if out_channels is None else out_channels
+        positive_int("out_channels", out_channels)
+        positive_int("kernel_size", kernel_size)
+        positive_int("stride", stride)
+        positive_int("dilation", dilation)
+        one_of("ndim", ndim, (1, 2, 3))
+        if padding is None:
+            padding = dilation * (odd_int("kernel_size (with padding=None)", kernel_size) // 2)
+        elif isinstance(padding, bool) or not isinstance(padding, int) or padding < 0:
+            raise ValueError(f"padding must be None or an integer >= 0, got {padding!r}")
+        self.ndim = ndim
+        conv = CONVS[ndim]
+        self.depthwise = conv(
+            channels,
+            channels,
+            kernel_size,
+            stride=stride,
+            padding=padding,
+            dilation=dilation,
+            groups=channels,
+            bias=bias,
+            device=device,
+            dtype=dtype,
+        )
+        self.pointwise = conv(channels, out_channels, 1, bias=bias, device=device, dtype=dtype)
+
+    def reset_parameters(self) -> None:
+        """Draw both convolutions anew by torch's default."""
+        self.depthwise.reset_parameters()
+        self.pointwise.reset_parameters()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve ``x``; see the class for shapes."""
+        feature_map("DepthwiseSeparableConv", x, self.channels, self.ndim)
+        return self.pointwise(self.depthwise(x))  # type: ignore[no-any-return]

@@ -1,0 +1,33 @@
+"""The steps that coordinate attention and ICA share: pool onto each axis, gate along it."""
+
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor
+
+
+def axis_means(x: Tensor) -> list[Tensor]:
+    """Mean of ``x`` (N, C, *S) over all spatial axes but one, for each: n tensors (N, C, S_a)."""
+    axes = range(2, x.ndim)
+    # A mean, never an adaptive pool: that one exports with the size of the export baked in.
+    return [x.mean([a for a in axes if a != axis]) if x.ndim > 3 else x for axis in axes]
+
+
+def coordinate_gates(
+    x: Tensor, squeeze: Callable[[Tensor], Tensor], expand: Iterable[Callable[[Tensor], Tensor]]
+) -> tuple[Tensor, ...]:
+    """Gates in (0, 1) along each axis of ``x`` (N, C, *S), each shaped to broadcast against it.
+
+    Eq. 6 and 7 are the means, Eq. 8 is ``squeeze`` (C to M channels) over their concatenation,
+    Eq. 9 and 10 are ``expand``, one map from M to C channels per axis.
+    """
+    means = axis_means(x)
+    # DIFF: step (2) says "in the channel dimension"; the shapes and step (3) fit only space.
+    f = squeeze(torch.cat(means, dim=2))  # (N, M, H + W)
+    parts = torch.split(f, [mean.shape[2] for mean in means], dim=2)
+    gates = []
+    for axis, (to_gate, part) in enumerate(zip(expand, parts, strict=True)):
+        gate = torch.sigmoid(to_gate(part)).to(x.dtype)  # (N, C, S_a)
+        ones = [1] * (x.ndim - 3)
+        gates.append(gate.reshape(*gate.shape[:2], *ones[:axis], gate.shape[2], *ones[axis:]))
+    return tuple(gates)
