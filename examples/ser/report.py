@@ -1,0 +1,88 @@
+"""What a run leaves behind: rows with their provenance, predictions and pictures."""
+
+import csv
+import json
+import platform
+import shlex
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+
+from examples.ser.corpora import Corpus
+from examples.ser.evaluate import confusion, scores
+from examples.ser.features import Segments
+from examples.ser.figures import draw_beta, draw_confusion, draw_curves
+
+
+def git_commit() -> str:
+    """Commit of the code that runs, "-dirty" if it was changed since, or "not a checkout"."""
+    git = [
+        "git",
+        "-C",
+        str(Path(__file__).parent),
+        "describe",
+        "--always",
+        "--abbrev=40",
+        "--dirty",
+    ]
+    done = subprocess.run([*git, "--exclude=*"], capture_output=True, text=True, check=False)
+    return done.stdout.strip() if done.returncode == 0 else "not a checkout"
+
+
+def provenance(argv: Sequence[str], seed: int, fabric: Fabric) -> dict[str, Any]:
+    """Return what a row says about where it came from."""
+    cuda = fabric.device.type == "cuda"
+    return {
+        "commit": git_commit(),
+        "device": torch.cuda.get_device_name() if cuda else f"cpu {platform.machine()}",
+        "processes": fabric.world_size,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "seed": seed,
+        "command": "python -m examples.ser.train " + shlex.join(argv),
+    }
+
+
+def write_results(
+    corpus: Corpus, test: Segments, state: dict[str, Any], facts: dict[str, Any], out: Path
+) -> list[dict[str, Any]]:
+    """Write result.csv, history.csv, predictions.json and the pictures; return the rows."""
+    clips = [corpus.utterances[i] for i in test.utterance.unique().tolist()]
+    y = np.array([corpus.labels.index(clip.label) for clip in clips])
+    title = " ".join(str(facts[k]) for k in ("corpus", "attention", "augmentation"))
+    title += f", fold {facts['fold']}"
+    rows, posteriors = [], {}
+    for selection, kept in state["kept"].items():
+        posteriors[selection] = posterior = kept["posterior"].numpy()
+        result = {k: round(v, 4) for k, v in scores(posterior, y, corpus.labels).items()}
+        rows.append(facts | {"selection": selection, "epoch": kept["epoch"]} | result)
+        picture = out / f"confusion-{selection.split()[0]}.png"
+        subtitle = f"{title}\n{selection}, epoch {kept['epoch']}: WA {result['WA']:.1f} %"
+        draw_confusion(confusion(posterior, y, corpus.labels), corpus.labels, subtitle, picture)
+    write_csv(out / "result.csv", rows)
+    write_csv(out / "history.csv", state["history"])
+    draw_curves(state["history"], title, out / "curves.png")
+    draw_beta(state["history"], title, out / "beta.png")
+    utterances = [
+        {"id": clip.id, "label": clip.label, "speaker": clip.speaker, "gender": clip.gender}
+        | {name: posterior[i].round(5).tolist() for name, posterior in posteriors.items()}
+        for i, clip in enumerate(clips)
+    ]
+    record = {"labels": corpus.labels, "notes": corpus.notes, "run": facts}
+    text = json.dumps(record | {"utterances": utterances}, indent=0)
+    (out / "predictions.json").write_text(text + "\n")
+    return rows
+
+
+def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Write rows that share their columns."""
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)

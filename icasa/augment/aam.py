@@ -1,0 +1,397 @@
+"""AAM: mixup of acoustically alike samples, weighted by difficulty (Li et al. 2026, 2.1)."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from icasa._check import one_of, positive_int
+
+
+class MixedPairs(NamedTuple):
+    """Who was mixed with whom: row m is λ_m x[index_m] + (1 - λ_m) x[partner_m].
+
+    Shape:
+        Each (M,). A row whose partner is itself (only with ``fixed_size=True``) is a filler.
+
+    >>> pairs = MixedPairs(torch.tensor([0, 1]), torch.tensor([2, 1]), torch.tensor([0.3, 0.5]))
+    >>> pairs.weight()
+    tensor([1., 0.])
+    """
+
+    index: Tensor  # type: ignore[assignment]  # hides tuple.index, which nobody needs here
+    partner: Tensor
+    lam: Tensor
+
+    def weight(self) -> Tensor:
+        """Return 1 for a mixed row and 0 for a filler; their sum is the number mixed."""
+        return (self.partner != self.index).to(self.lam.dtype)
+
+
+class AAMReport(NamedTuple):
+    """How a batch pairs, as shares in [0, 1]; see :meth:`AAM.report`."""
+
+    pair_share: float
+    partner_rate: float
+    label_match: float | None
+    label_chance: float | None
+    speaker_match: float | None
+    speaker_chance: float | None
+
+
+class AAM(nn.Module):
+    r"""Adaptive Acoustic Mixup: add to a batch mixes of samples that sound alike.
+
+    Each sample i draws one partner j among those with sim(x_i, x_j) > T, and
+
+    .. math::
+        \text{sim}(x_i, x_j) &= \frac{r_i \cdot r_j}{\|r_i\| \, \|r_j\|} && (1) \\
+        \lambda &= \frac{1}{1 + \exp(\alpha (d_i - d_j))} && (3) \\
+        \tilde x &= \lambda x_i + (1 - \lambda) x_j, \quad
+        \tilde y = \lambda y_i + (1 - \lambda) y_j && (4)
+
+    where r is the representation of x and d (Eq. 2) its loss. A sample without a candidate is not
+    mixed. Feed standardised features: raw MFCC all point one way, and T then admits every pair;
+    :meth:`report` shows what it admits. In ``eval()`` nothing is mixed and nothing is drawn.
+
+    Args:
+        num_classes: K, the width of the labels.
+        threshold: T, a cosine in [-1, 1].
+        alpha: α. The harder sample gets the smaller weight, as Eq. 3 is written; a negative α
+            turns that round, 0 leaves difficulty out (λ = 0.5).
+        representation: r. ``"mean"`` averages x over its last axis (time), ``"flat"`` takes all
+            of x, a callable maps x to (N, D). A vector (N, D) is its own representation.
+        pairing: ``"similar"`` is Algorithm 1. ``"balanced"`` is step 1's wording: a fair coin per
+            sample asks for a partner of its own or of another class (equal argmax of the labels),
+            and takes the other kind where there is none. ``"random"`` admits every pair.
+        quantile: instead of ``threshold``, T is this quantile of the batch's similarities.
+        fixed_size: always return 2N rows and a weight (2N,), 0 for a row that found no partner
+            and repeats its original: static shapes for torch.compile and CUDA graphs.
+
+    Shape:
+        x (N, \*) of any floating dtype and rank >= 2; y (N,) class indices or (N, K) one-hot, soft
+        or multi-hot; difficulty (N,); out (N + M, \*) and float (N + M, K) with M <= N.
+
+    Raises:
+        ValueError: an option, shape, dtype, device or class index that does not fit. (Under
+            torch.compile the class indices are not read.)
+
+    Reference:
+        Li et al. 2026, section 2.1, Algorithm 1.
+
+    >>> x, y = torch.randn(8, 1, 39, 200), torch.randint(4, (8,))
+    >>> aam = AAM(num_classes=4, threshold=0.0)
+    >>> x_aug, y_aug = aam(x, y, torch.rand(8))
+    >>> torch.equal(x_aug[:8], x), y_aug.shape[1]
+    (True, 4)
+    >>> aam.eval()(x, y)[0].shape
+    torch.Size([8, 1, 39, 200])
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        threshold: float = 0.7,
+        alpha: float = 2.0,
+        representation: str | Callable[[Tensor], Tensor] = "mean",
+        pairing: str = "similar",
+        quantile: float | None = None,
+        fixed_size: bool = False,
+    ) -> None:
+        super().__init__()
+        if not callable(representation) and representation not in ("mean", "flat"):
+            raise ValueError(
+                f"representation must be 'mean', 'flat' or a callable from x to (N, D), "
+                f"got {representation!r}"
+            )
+        one_of("pairing", pairing, ("similar", "balanced", "random"))
+        if quantile is not None and pairing == "random":
+            raise ValueError(
+                "pairing='random' admits every pair, so quantile does nothing; leave one out"
+            )
+        self.num_classes = positive_int("num_classes", num_classes)
+        self.threshold = _between("threshold", threshold, -1, 1)
+        # DIFF: the text wants "more informative regions", Eq. 3 gives the harder sample the
+        # smaller weight. As written by default; a negative alpha for the text's reading.
+        self.alpha = _between("alpha", alpha, -1e6, 1e6)
+        self.representation = representation
+        self.pairing = pairing
+        self.quantile = None if quantile is None else _between("quantile", quantile, 0, 1)
+        self.fixed_size = fixed_size
+
+    def forward(
+        self,
+        x: Tensor,
+        y: Tensor,
+        difficulty: Tensor | None = None,
+        *,
+        utterance: Tensor | None = None,
+        generator: torch.Generator | None = None,
+        return_pairs: bool = False,
+    ) -> tuple[Any, ...]:
+        """Return the originals, then the mixed samples.
+
+        Args:
+            x: the batch.
+            y: its labels.
+            difficulty: d, the loss of each sample; it gets no gradient. Not needed for α = 0.
+            utterance: ids (N,); two segments of one utterance are never paired.
+            generator: the source of the draws, on x's device; torch's default one otherwise.
+            return_pairs: add a :class:`MixedPairs`.
+
+        Returns:
+            ``(x_aug, y_aug)``, then the weight (2N,) if ``fixed_size``, then the pairs if asked
+            for. In ``eval()`` x itself, its labels as floats and, if ``fixed_size``, N ones.
+        """
+        y = self.float_labels(x, y)
+        x_mix, y_mix, pairs = self.mix(x, y, difficulty, utterance=utterance, generator=generator)
+        out: tuple[Any, ...] = (x, y)
+        if self.training:
+            out = (torch.cat([x, x_mix]), torch.cat([y, y_mix]))
+        if self.fixed_size:
+            out += (torch.cat([pairs.lam.new_ones(len(x)), pairs.weight()]),)
+        return (*out, pairs) if return_pairs else out
+
+    def mix(
+        self,
+        x: Tensor,
+        y: Tensor,
+        difficulty: Tensor | None = None,
+        *,
+        utterance: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> tuple[Tensor, Tensor, MixedPairs]:
+        """Return the mixed samples alone, their labels and their pairs (no rows in ``eval()``).
+
+        >>> aam = AAM(2, pairing="random", alpha=0)
+        >>> x_mix, y_mix, pairs = aam.mix(torch.eye(2), torch.arange(2))
+        >>> x_mix, pairs.partner
+        (tensor([[0.5000, 0.5000],
+                [0.5000, 0.5000]]), tensor([1, 0]))
+        """
+        y = self.float_labels(x, y)
+        rows = torch.arange(len(x), device=x.device)
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        if not self.training:
+            return x[:0], y[:0], MixedPairs(rows[:0], rows[:0], rows[:0].to(dtype))
+        partner = self._partner(x, y, utterance, generator)
+        if not self.fixed_size:
+            rows = (partner != rows).nonzero().squeeze(1)  # (M,)
+            partner = partner[rows]
+        pairs = MixedPairs(rows, partner, self._lam(x, difficulty, rows, partner).to(dtype))
+        return _interpolate(x, pairs), _interpolate(y, pairs), pairs
+
+    def float_labels(self, x: Tensor, y: Tensor) -> Tensor:
+        """Return y as (N, num_classes) floats: a soft label as it is, an index one-hot.
+
+        >>> AAM(3).float_labels(torch.randn(2, 5), torch.tensor([2, 0]))
+        tensor([[0., 0., 1.],
+                [1., 0., 0.]])
+        """
+        n, k = len(x) if x.ndim else 0, self.num_classes
+        if x.ndim < 2 or not x.is_floating_point():
+            raise ValueError(
+                f"AAM wants a floating point x of shape (N, *) with at least 2 axes, "
+                f"got {x.dtype} {tuple(x.shape)}; call x.float() or add the missing axis first"
+            )
+        if y.shape not in ((n,), (n, k)):
+            raise ValueError(
+                f"AAM wants y of shape ({n},) or ({n}, {k}), got {tuple(y.shape)}; "
+                f"match y to x or build AAM with num_classes as wide as the labels"
+            )
+        _same_device("y", y, x)
+        if y.ndim == 2:
+            return y if y.is_floating_point() else y.to(torch.promote_types(x.dtype, torch.float32))
+        if y.is_floating_point():
+            raise ValueError(f"class indices must be integers, got {y.dtype}; call y.long() first")
+        if not torch.compiler.is_compiling():
+            bad = y[(y < 0) | (y >= k)]
+            if len(bad):
+                raise ValueError(
+                    f"class indices must lie in 0..{k - 1}, got {bad[0].item()}; "
+                    f"remap the labels or build AAM with another num_classes"
+                )
+        one_hot = y.unsqueeze(1) == torch.arange(k, device=y.device)  # (N, K)
+        return one_hot.to(torch.promote_types(x.dtype, torch.float32))
+
+    @torch.no_grad()
+    def report(
+        self,
+        x: Tensor,
+        y: Tensor,
+        *,
+        speaker: Tensor | None = None,
+        utterance: Tensor | None = None,
+    ) -> AAMReport:
+        """Return what the threshold admits and whether it follows the emotion or the speaker.
+
+        "All pairs" are those of two samples, of two utterances where these are given. Multi-label
+        samples match if their argmax does.
+
+        Args:
+            x: a batch.
+            y: its labels.
+            speaker: ids (N,).
+            utterance: ids (N,).
+
+        Returns:
+            ``pair_share``, admitted among all pairs (0 if there are none); ``partner_rate``,
+            samples with a candidate; ``label_match`` and ``speaker_match``, pairs of one class or
+            speaker among the admitted, and ``label_chance`` and ``speaker_chance``, among all
+            pairs. A share of no pairs is None, and so are the last two without speakers.
+
+        >>> x = torch.tensor([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0], [0.1, 1.0]])
+        >>> report = AAM(2).report(x, torch.tensor([0, 0, 1, 1]))
+        >>> report.partner_rate, report.label_match, round(report.label_chance, 3)
+        (1.0, 1.0, 0.333)
+        """
+        label = self.float_labels(x, y).argmax(1)
+        every = _eligible(x, utterance)
+        admitted = self._admitted(x, every)
+        match: list[float | None] = []
+        for name, group in (("y", label), ("speaker", speaker)):
+            if group is None:
+                match += [None, None]
+                continue
+            _check_row(name, group, x)
+            same = group.unsqueeze(1) == group  # (N, N)
+            match += [_share(same, admitted), _share(same, every)]
+        found = admitted.any(1)
+        return AAMReport(
+            _share(admitted, every) or 0.0, _share(found, torch.ones_like(found)) or 0.0, *match
+        )
+
+    @torch.no_grad()
+    def _partner(
+        self, x: Tensor, y: Tensor, utterance: Tensor | None, generator: torch.Generator | None
+    ) -> Tensor:
+        """Return for each sample a uniform choice among its candidates, or itself: (N,)."""
+        candidates = self._admitted(x, _eligible(x, utterance))
+        rows = torch.arange(len(x), device=x.device)
+        if len(x) < 2:
+            return rows
+        if generator is not None and generator.device.type != x.device.type:
+            raise ValueError(
+                f"generator must live on x's device {x.device}, got {generator.device}; "
+                f"make it with torch.Generator({x.device.type!r})"
+            )
+        draw = torch.rand(len(x), len(x), generator=generator, device=x.device)
+        # DIFF: step 1 speaks of same- and different-emotion pairs drawn in balance, Algorithm 1
+        # never looks at the labels; Algorithm 1 by default.
+        if self.pairing == "balanced":
+            label = y.argmax(1)
+            coin = torch.rand(len(x), 1, generator=generator, device=x.device) < 0.5
+            wanted = candidates & ((label.unsqueeze(1) == label) == coin)
+            candidates = torch.where(wanted.any(1, keepdim=True), wanted, candidates)
+        choice = draw.masked_fill(~candidates, -1).argmax(1)
+        return torch.where(candidates.any(1), choice, rows)
+
+    def _admitted(self, x: Tensor, eligible: Tensor) -> Tensor:
+        """Return which of the eligible pairs pass the threshold (Eq. 1): (N, N)."""
+        if self.pairing == "random" or len(x) < 2:
+            return eligible
+        with torch.autocast(x.device.type, enabled=False):
+            r = F.normalize(self._represent(x), dim=1)
+            sim = r @ r.T
+        if self.quantile is None:
+            return eligible & (sim > self.threshold)
+        others = sim.flatten()[1:].view(len(x) - 1, -1)[:, :-1].flatten()  # all but the diagonal
+        # Tensor.quantile admits the same pairs, but stops at 16 million and in old torch.compile.
+        return eligible & (sim > others.sort().values[int(self.quantile * (len(others) - 1))])
+
+    def _represent(self, x: Tensor) -> Tensor:
+        """Return r of Eq. 1, in float32 at least: (N, D)."""
+        x = x.to(torch.promote_types(x.dtype, torch.float32))
+        if isinstance(self.representation, str):
+            # DIFF: Eq. 1 takes the whole sample vector ("flat"); standardised frames then almost
+            # never pass T = 0.7, their time average does, so that is the default.
+            average = self.representation == "mean" and x.ndim > 2
+            return (x.mean(-1) if average else x).flatten(1)
+        r = self.representation(x)
+        if r.ndim != 2 or len(r) != len(x) or not r.is_floating_point():
+            raise ValueError(
+                f"representation must return floats of shape ({len(x)}, D), "
+                f"got {r.dtype} {tuple(r.shape)}; end it with .flatten(1)"
+            )
+        return r.to(torch.promote_types(r.dtype, torch.float32))
+
+    def _lam(self, x: Tensor, difficulty: Tensor | None, index: Tensor, partner: Tensor) -> Tensor:
+        """Return λ of Eq. 3: (M,)."""
+        if self.alpha == 0:
+            return torch.full_like(index, 0.5, dtype=torch.float32)
+        if difficulty is None:
+            raise ValueError(
+                f"AAM with alpha={self.alpha} wants difficulty of shape ({len(x)},), got None; "
+                f"pass the loss of each sample or build AAM with alpha=0"
+            )
+        _check_row("difficulty", difficulty, x)
+        if not difficulty.is_floating_point():
+            raise ValueError(f"difficulty must be floating point, got {difficulty.dtype}")
+        # DIFF: Eq. 2 does not say whether a gradient flows through the difficulty; none does.
+        d = difficulty.detach().to(torch.promote_types(difficulty.dtype, torch.float32))
+        lam = torch.sigmoid(-self.alpha * (d[index] - d[partner]))
+        # DIFF: a loss that overflowed in half precision has no place in Eq. 3; 0.5 keeps its NaN
+        # out of x, and so out of BatchNorm's running statistics.
+        return lam.nan_to_num(nan=0.5)
+
+    def extra_repr(self) -> str:
+        """Show the options that matter."""
+        gate = f"threshold={self.threshold}" if self.quantile is None else f"q={self.quantile}"
+        return (
+            f"{self.num_classes}, {gate}, alpha={self.alpha}, pairing={self.pairing!r}, "
+            f"representation={self.representation!r}, fixed_size={self.fixed_size}"
+        )
+
+
+def _interpolate(t: Tensor, pairs: MixedPairs) -> Tensor:
+    """Return Eq. 4 for each pair, in the dtype of ``t``: (M, ...)."""
+    lam = pairs.lam.view(-1, *[1] * (t.ndim - 1))
+    return (lam * t[pairs.index] + (1 - lam) * t[pairs.partner]).to(t.dtype)
+
+
+def _eligible(x: Tensor, utterance: Tensor | None) -> Tensor:
+    """Return the pairs of two samples, and of two utterances where these are known: (N, N)."""
+    eligible = ~torch.eye(len(x), dtype=torch.bool, device=x.device)
+    if utterance is None:
+        return eligible
+    _check_row("utterance", utterance, x)
+    return eligible & (utterance.unsqueeze(1) != utterance)
+
+
+def _share(part: Tensor, whole: Tensor) -> float | None:
+    """Return the share of ``whole`` that ``part`` takes, None if ``whole`` is empty."""
+    total = int(whole.sum())
+    return int((part & whole).sum()) / total if total else None
+
+
+def _between(name: str, value: float, low: float, high: float) -> float:
+    """Return ``value`` if it is a number in [low, high]."""
+    if not isinstance(value, (int, float)) or not low <= value <= high:
+        raise ValueError(f"{name} must be a number in [{low:g}, {high:g}], got {value!r}")
+    return float(value)
+
+
+def _check_row(name: str, value: Tensor, x: Tensor) -> None:
+    """Raise unless ``value`` is a tensor with one entry per sample."""
+    if not isinstance(value, Tensor):
+        raise ValueError(
+            f"{name} must be a tensor of shape ({len(x)},), got {type(value).__name__}; "
+            f"number the ids and wrap them in torch.tensor"
+        )
+    if value.shape != x.shape[:1]:
+        raise ValueError(
+            f"{name} must have shape ({len(x)},), one entry per sample, got {tuple(value.shape)}"
+        )
+    _same_device(name, value, x)
+
+
+def _same_device(name: str, value: Tensor, x: Tensor) -> None:
+    """Raise unless ``value`` lies where ``x`` lies."""
+    if value.device != x.device:
+        raise ValueError(
+            f"{name} must lie on x's device {x.device}, got {value.device}; "
+            f"call {name}.to(x.device) first"
+        )

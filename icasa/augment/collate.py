@@ -1,0 +1,210 @@
+"""AAM inside DataLoader workers: difficulties and the on-off switch live in shared memory."""
+
+import copy
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import default_collate
+
+from icasa._check import positive_int
+from icasa.augment.aam import AAM
+
+
+class DifficultyBank:
+    r"""The last loss of every training sample, in memory shared with DataLoader workers.
+
+    A collate function has no model, so the training loop writes each sample's loss here and the
+    workers read it as the difficulty d of Eq. 2. Until then it is that of an untrained model:
+
+    .. math:: d_i = -\log \frac{1}{K} = \log K
+
+    Args:
+        num_samples: the length of the data set; sample i is row i.
+        num_classes: K.
+
+    Shape:
+        index (B,) integers, loss (B,) floats, on any device.
+
+    Raises:
+        ValueError: an index that is no sample, a loss that does not go with it, or a state of
+            another length.
+
+    Reference:
+        Li et al. 2026, section 2.1, Eq. 2.
+
+    >>> bank = DifficultyBank(4, num_classes=2)
+    >>> bank.update(torch.tensor([3, 0]), torch.tensor([0.5, 2.0]))
+    >>> bank.lookup(torch.arange(4))
+    tensor([2.0000, 0.6931, 0.6931, 0.5000])
+    """
+
+    # DIFF: Eq. 2 wants predictions "at the current training epoch"; these are the sample's last
+    # ones, one epoch old where the loader runs ahead, and cost no forward of their own.
+    def __init__(self, num_samples: int, num_classes: int) -> None:
+        start = math.log(positive_int("num_classes", num_classes))
+        size = positive_int("num_samples", num_samples)
+        self._loss = torch.full((size,), start, dtype=torch.float32)
+        self._loss.share_memory_()  # type: ignore[no-untyped-call]
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+        return len(self._loss)
+
+    def update(self, index: Tensor, loss: Tensor) -> None:
+        """Store the loss of each sample; one that is not finite leaves the former value."""
+        index = self._rows(index)
+        if loss.shape != index.shape or not loss.is_floating_point():
+            raise ValueError(
+                f"loss must be floating point of shape {tuple(index.shape)}, one per index, "
+                f"got {loss.dtype} {tuple(loss.shape)}; compute it with reduction='none'"
+            )
+        new = loss.detach().to(self._loss)
+        self._loss[index] = torch.where(new.isfinite(), new, self._loss[index])
+
+    def lookup(self, index: Tensor) -> Tensor:
+        """Return the stored losses as float32, on the device of ``index``."""
+        return self._loss[self._rows(index)].to(index.device)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return a copy of the losses, for a checkpoint."""
+        return {"loss": self._loss.clone()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Restore the losses in place, so that running workers see them."""
+        if "loss" not in state or state["loss"].shape != self._loss.shape:
+            got = tuple(state["loss"].shape) if "loss" in state else f"keys {list(state)}"
+            raise ValueError(
+                f"DifficultyBank wants a state with 'loss' of shape ({len(self)},), got {got}; "
+                f"build it with the num_samples of the data set that was saved"
+            )
+        self._loss.copy_(state["loss"])
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Share the memory again after a plain pickle or a deepcopy (no-op in a worker)."""
+        self.__dict__.update(state)
+        self._loss.share_memory_()  # type: ignore[no-untyped-call]
+
+    def _rows(self, index: Tensor) -> Tensor:
+        """Return ``index`` on the CPU if each entry is a sample."""
+        if index.ndim != 1 or index.is_floating_point() or index.dtype == torch.bool:
+            raise ValueError(
+                f"index must hold integers of shape (B,), got {index.dtype} {tuple(index.shape)}"
+            )
+        index = index.detach().cpu().long()
+        bad = index[(index < 0) | (index >= len(self))]
+        if len(bad):
+            raise ValueError(
+                f"index must lie in 0..{len(self) - 1}, got {bad[0].item()}; "
+                f"build DifficultyBank with num_samples=len(dataset)"
+            )
+        return index
+
+
+class AAMCollate:
+    """A ``collate_fn`` that mixes each batch by AAM inside the DataLoader's workers.
+
+    Samples are tuples ``(x, y, index, *extra)`` or mappings with those keys; the batch is of the
+    same kind, x and y augmented (:class:`AAM`), index and extra those of the N originals. With
+    ``fixed_size`` the weights come last in the tuple, or under the key ``"weight"``. The draws come
+    from the worker's default generator, which DataLoader seeds from torch's.
+
+    :meth:`train` and :meth:`eval` reach persistent workers too, as do the bank's updates, except
+    for the batches already prefetched (``num_workers * prefetch_factor`` of them).
+
+    Args:
+        aam: copied; its mode is where the collate function's begins, and later changes to it are
+            not seen.
+        bank: the difficulties, looked up by index. May be None if ``aam.alpha`` is 0, and then a
+            sample needs no index.
+        keys: the names of x, y and index in a mapping.
+        utterance: where the samples hold an utterance id (a position, or a key), pairs of one
+            utterance are left out.
+
+    Raises:
+        ValueError: no bank for a weighted mix, samples of another kind, or as :class:`AAM`.
+
+    Reference:
+        Li et al. 2026, section 2.1, Algorithm 1.
+
+    >>> data = [(torch.randn(5), i % 2, i, f"clip{i}") for i in range(8)]
+    >>> collate = AAMCollate(AAM(2, threshold=0.0), DifficultyBank(8, num_classes=2))
+    >>> loader = torch.utils.data.DataLoader(data, batch_size=8, collate_fn=collate)
+    >>> x, y, index, name = next(iter(loader))
+    >>> len(x) >= 8, y.shape[1], len(index), name[0]
+    (True, 2, 8, 'clip0')
+    """
+
+    def __init__(
+        self,
+        aam: AAM,
+        bank: DifficultyBank | None = None,
+        *,
+        keys: tuple[str, str, str] = ("x", "y", "index"),
+        utterance: str | int | None = None,
+    ) -> None:
+        if bank is None and aam.alpha != 0:
+            raise ValueError(
+                f"AAMCollate with alpha={aam.alpha} wants a DifficultyBank, got None; "
+                f"pass DifficultyBank(len(dataset), {aam.num_classes}) or build AAM with alpha=0"
+            )
+        if len(keys) != 3:
+            raise ValueError(f"keys must name x, y and index, got {keys!r}")
+        self.aam = copy.deepcopy(aam)
+        self.bank = bank
+        self.keys = keys
+        self.utterance = utterance
+        self._training = torch.tensor(aam.training)
+        self._training.share_memory_()  # type: ignore[no-untyped-call]
+
+    def __call__(self, samples: Sequence[Any]) -> Any:
+        """Collate the samples and add their mixes."""
+        fields, is_mapping = self._fields(samples)
+        x, y, index = self.keys if is_mapping else (0, 1, 2)
+        out = self.aam.train(bool(self._training))(
+            fields[x],
+            fields[y],
+            None if self.bank is None else self.bank.lookup(fields[index]),
+            utterance=None if self.utterance is None else fields[self.utterance],
+        )
+        fields[x], fields[y] = out[:2]
+        if self.aam.fixed_size:
+            fields["weight"] = out[2]
+        return fields if is_mapping else tuple(fields.values())
+
+    def train(self, mode: bool = True) -> "AAMCollate":
+        """Switch the mixing on or off, in the workers too."""
+        self._training.fill_(mode)
+        return self
+
+    def eval(self) -> "AAMCollate":
+        """Switch the mixing off, in the workers too; labels still come out as floats."""
+        return self.train(False)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Share the switch again after a plain pickle or a deepcopy (no-op in a worker)."""
+        self.__dict__.update(state)
+        self._training.share_memory_()  # type: ignore[no-untyped-call]
+
+    def _fields(self, samples: Sequence[Any]) -> tuple[dict[Any, Any], bool]:
+        """Return the collated fields by key or position, and whether they had keys."""
+        first = samples[0]
+        is_mapping = isinstance(first, Mapping)
+        if not is_mapping and not isinstance(first, (tuple, list)):
+            raise ValueError(
+                f"AAMCollate wants samples (x, y, index, ...) or mappings with {self.keys}, "
+                f"got {type(first).__name__}; return one of these from the dataset"
+            )
+        wanted: list[Any] = list(self.keys if is_mapping else range(3))
+        wanted = wanted[: 2 if self.bank is None else 3]
+        wanted += [] if self.utterance is None else [self.utterance]
+        has = list(first) if is_mapping else list(range(len(first)))
+        if not set(wanted) <= set(has):
+            raise ValueError(
+                f"AAMCollate wants {wanted} in a sample, got {has}; "
+                f"return them from the dataset, or name them by keys= and utterance="
+            )
+        batch = default_collate(list(samples))
+        return (dict(batch) if is_mapping else dict(enumerate(batch))), is_mapping
