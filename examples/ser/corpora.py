@@ -5,8 +5,7 @@ A loader reads names and tables, never audio, and lists every problem that it me
 raises them all together as one `CorpusError`, or (``skip_bad=True``) goes on without those clips
 and says so in `Corpus.notes`. `split` refuses a corpus with problems that nobody has settled.
 
-``python -m examples.ser.corpora > examples/ser/folds/ravdess.csv`` writes the RAVDESS manifest
-again: it follows from the names of the official clips alone.
+``python -m examples.ser.corpora`` prints folds/ravdess.csv again, from the naming rule alone.
 """
 
 from __future__ import annotations
@@ -76,11 +75,6 @@ class Corpus:
         """The test folds, sorted."""
         return tuple(sorted({u.fold for u in self.utterances if u.fold is not None}))
 
-    @property
-    def synthetic(self) -> bool:
-        """Whether the clips come from `examples.ser.synthetic` and no person spoke them."""
-        return self.name == "synthetic"
-
     def settle(self, found: Sequence[str], bad: Iterable[str], *, skip_bad: bool) -> Corpus:
         """Raise all problems, with those `found` in the audio; or leave the `bad` ids out.
 
@@ -97,9 +91,6 @@ class Corpus:
             raise CorpusError(self.name, (*problems, "no usable clip is left"))
         skipped = tuple(f"skipped: {problem}" for problem in problems)
         return replace(self, utterances=kept, notes=self.notes + skipped, problems=())
-
-
-# --- RAVDESS ------------------------------------------------------------------------------------
 
 
 def ravdess_rows() -> Iterator[dict[str, str]]:
@@ -124,15 +115,12 @@ def ravdess_rows() -> Iterator[dict[str, str]]:
 def load_ravdess(root: str | Path) -> Corpus:
     """Load RAVDESS speech as its archive unpacks: Actor_XX/*.wav (or .flac), at `root` or deeper.
 
-    Names, counts and duplicates are checked here, the audio where it is read.
-
-    Raises:
-        CorpusError: `root` is no folder, or holds no RAVDESS clip at all.
+    Names, counts and duplicates are checked here, the audio where it is read. Raises CorpusError
+    at once when there is no RAVDESS clip at all.
     """
     root = Path(root)
     if not root.is_dir():
-        mend = "unpack the archive and name its folder" if root.is_file() else "check the path"
-        raise CorpusError("ravdess", [f"{root}: is no folder; {mend}"])
+        raise CorpusError("ravdess", [f"{root}: is no folder; unpack the archive and name that"])
     with RAVDESS_FOLDS.open(newline="", encoding="utf-8") as file:
         manifest = {row["id"]: row for row in csv.DictReader(file)}
     clips: dict[str, Utterance] = {}
@@ -187,9 +175,6 @@ def _ravdess_missing(manifest: Iterable[str], clips: Iterable[str]) -> list[str]
     return problems
 
 
-# --- any corpus ---------------------------------------------------------------------------------
-
-
 def load_manifest(
     csv_path: str | Path, *, labels: Sequence[str] | None = None, folds: int = 5
 ) -> Corpus:
@@ -197,10 +182,8 @@ def load_manifest(
 
     Paths are relative to the CSV. Folds: the `fold` column; else one fold per session; else the
     speakers spread over `folds` folds. The corpus is named by a `corpus` column, else by the
-    CSV's folder. Classes are `labels` in that order, else the sorted labels of the CSV.
-
-    Raises:
-        CorpusError: the CSV cannot be read as such, lacks a column or names no usable row.
+    CSV's folder. Classes are `labels` in that order, else the sorted labels of the CSV. Raises
+    CorpusError at once when the CSV lacks a column or leaves nothing to train and test on.
     """
     csv_path = Path(csv_path)
     rows = _read_rows(csv_path)
@@ -276,7 +259,8 @@ def _with_folds(
     """Give each clip its fold; return the clips that fit, notes, and problems for the others."""
     notes: tuple[str, ...] = ()
     problems = []
-    column = next((c for c in ("fold", "session") if len({getattr(u, c) for u in clips}) > 1), "")
+    column = "session" if len({u.session for u in clips}) > 1 else ""
+    column = "fold" if any(u.fold is not None for u in clips) else column
     if column:
         empty = [u for u in clips if getattr(u, column) in {None, ""}]
         problems = [f"{u.id}: no {column}, where others have one; fill it in" for u in empty]
@@ -300,9 +284,6 @@ def _with_folds(
         notes = (f"{len({u.speaker for u in clips})} speakers spread over {number} folds",)
         clips = tuple(replace(u, fold=fold_of[index]) for index, u in enumerate(clips))
     return clips, notes, problems
-
-
-# --- split --------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

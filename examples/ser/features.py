@@ -48,9 +48,6 @@ def mfcc(signal: np.ndarray) -> np.ndarray:
     return librosa.feature.mfcc(S=decibel, n_mfcc=MFCC["n_mfcc"]).astype(np.float32)
 
 
-# --- once per utterance, cached -----------------------------------------------------------------
-
-
 def load_frames(
     corpus: Corpus, cache: str | Path, *, skip_bad: bool = False, progress: bool = True
 ) -> tuple[Corpus, Frames]:
@@ -146,9 +143,6 @@ def _audio_notes(table: dict[str, np.ndarray]) -> tuple[str, ...]:
     if mixed := ids[channels > 1].tolist():
         notes.append(f"{len(mixed)} clips of several channels, averaged: {', '.join(mixed)}")
     return tuple(notes)
-
-
-# --- segments -----------------------------------------------------------------------------------
 
 
 def segment_starts(frames: int, stride_s: float, tail: str = "pad") -> np.ndarray:

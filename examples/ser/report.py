@@ -38,7 +38,6 @@ def provenance(argv: Sequence[str], seed: int, fabric: Fabric) -> dict[str, Any]
     """Return what a row says about where it came from."""
     cuda = fabric.device.type == "cuda"
     return {
-        "commit": git_commit(),
         "device": torch.cuda.get_device_name() if cuda else f"cpu {platform.machine()}",
         "processes": fabric.world_size,
         "python": platform.python_version(),

@@ -32,7 +32,7 @@ from examples.ser.corpora import Corpus, CorpusError, load_manifest, load_ravdes
 from examples.ser.evaluate import scores, utterance_posteriors
 from examples.ser.features import Segments, Standardizer, load_frames, make_segments
 from examples.ser.macnn import ATTENTION, CHANNELS, HEADS, MACNN, PADDING
-from examples.ser.report import provenance, write_results
+from examples.ser.report import git_commit, provenance, write_results
 from icasa import AAM, aam_loss, soft_cross_entropy
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -273,6 +273,8 @@ def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
     checkpoint = args.out / "checkpoint.pt"
     if checkpoint.exists():
         state |= resume(checkpoint, config, parts)
+    if len(state["history"]) < args.epochs:
+        state["commits"] = list(dict.fromkeys([*state.get("commits", []), git_commit()]))
 
     # Loop
     for epoch in range(len(state["history"]) + 1, args.epochs + 1):
@@ -300,6 +302,7 @@ def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
         "corpus": corpus.name, "fold": args.fold, "attention": args.attention,
         "augmentation": "aam" if args.aam else "none", "preset": args.preset,
         "epochs": args.epochs,
+        "commit": " ".join(state["commits"]),  # several if the code changed between two resumes
     } | provenance(argv, args.seed, fabric)  # fmt: skip
     rows = write_results(corpus, data["test"], state, facts, args.out)
     for row in rows:
