@@ -1,0 +1,95 @@
+"""aam_loss: the gradient of the step that recomputes the difficulties, with a pass less."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from icasa.augment import AAM, aam_loss, soft_cross_entropy
+
+torch.set_num_threads(1)
+K = 3
+
+
+class Net(nn.Module):
+    """A small model that notes how many rows it is given."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = nn.Sequential(nn.Flatten(), nn.Linear(10, 8), nn.Tanh(), nn.Linear(8, K))
+        self.double()
+        self.rows = []
+
+    def forward(self, x):
+        self.rows.append(len(x))
+        return self.layers(x)
+
+
+def batch(n=8):
+    g = torch.Generator().manual_seed(1)
+    x = torch.randn(n, 2, 5, generator=g, dtype=torch.float64)
+    return x, torch.randint(K, (n,), generator=g)
+
+
+def bce(logits, target, *, reduction):
+    loss = F.binary_cross_entropy_with_logits(logits, target, reduction="none").mean(1)
+    return loss if reduction == "none" else loss.mean()
+
+
+@pytest.mark.parametrize("criterion", [soft_cross_entropy, bce])
+@pytest.mark.parametrize("fixed", [False, True])
+def test_gradient_equals_that_of_the_recomputing_step(criterion, fixed):
+    (x, y), net, g = batch(), Net(), torch.Generator()
+    options = {"threshold": 0.3, "representation": "flat"}
+    aam = AAM(K, fixed_size=fixed, **options)
+    step = aam_loss(net, aam, x, y, criterion=criterion, generator=g.manual_seed(3))
+    step.loss.backward()
+    mixed = int(step.pairs.weight().sum())
+    assert 0 < mixed < len(x)
+    assert net.rows == [len(x), len(x) if fixed else mixed]
+    got = [p.grad.clone() for p in net.parameters()]
+
+    net.zero_grad()
+    with torch.no_grad():  # Algorithm 1, lines 12 and 13
+        d = criterion(net(x), F.one_hot(y, K).double(), reduction="none")
+    x_aug, y_aug = AAM(K, **options)(x, y, d, generator=g.manual_seed(3))
+    loss = criterion(net(x_aug), y_aug, reduction="none").mean()
+    loss.backward()
+    torch.testing.assert_close(step.loss, loss)
+    torch.testing.assert_close(step.difficulty, d)
+    torch.testing.assert_close(step.logits, net(x))
+    for a, p in zip(got, net.parameters(), strict=True):
+        torch.testing.assert_close(a, p.grad)
+
+
+@pytest.mark.parametrize("aam", [AAM(K, threshold=1), AAM(K, threshold=-1).eval()])
+def test_without_pairs_it_is_the_loss_of_the_originals(aam):
+    (x, y), net = batch(), Net()
+    step = aam_loss(net, aam, x, y)
+    assert net.rows == [len(x)]
+    torch.testing.assert_close(step.loss, F.cross_entropy(net(x), y))
+    assert len(step.pairs.index) == 0
+    assert not step.difficulty.requires_grad
+
+
+def test_fixed_size_compiles_without_a_graph_break():
+    (x, y), net, aam = batch(), nn.Linear(10, K).double(), AAM(K, threshold=0.3, fixed_size=True)
+
+    def step(x, y):
+        return aam_loss(lambda v: net(v.flatten(1)), aam, x, y).loss
+
+    losses = []
+    for f in (torch.compile(step, fullgraph=True, backend="eager"), step):
+        torch.manual_seed(0)
+        losses.append(f(x, y))
+    torch.testing.assert_close(*losses)
+    torch._dynamo.reset()
+
+
+def test_a_criterion_that_keeps_the_class_axis_is_refused():
+    def flat(logits, target, *, reduction):
+        return F.binary_cross_entropy_with_logits(logits, target, reduction=reduction)
+
+    with pytest.raises(ValueError, match=r"one loss per sample, shape \(8,\), got \(8, 3\); aver"):
+        aam_loss(Net(), AAM(K), *batch(), criterion=flat)
