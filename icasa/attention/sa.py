@@ -105,7 +105,7 @@ class SA(nn.Module):
         nn.init.ones_(self.spatial_bias)
 
     def gates(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Attention map of ``x``: one gate in (0, 1) per element, (N, C, *S), before the shuffle.
+        """Attention map of ``x``: one gate in (0, 1) per element, (N, C, H, W), before the shuffle.
 
         In each group the first half of the channels has one value per plane.
         """

@@ -46,11 +46,14 @@ class AAM(nn.Module):
 
     Each sample i draws one partner j among those with sim(x_i, x_j) > T, and
 
+    .. math:: \text{sim}(x_i, x_j) = \frac{r_i \cdot r_j}{\|r_i\|\, \|r_j\|} \tag{1}
+
+    .. math:: \lambda = \frac{1}{1 + \exp(\alpha (d_i - d_j))} \tag{3}
+
     .. math::
-        \text{sim}(x_i, x_j) &= \frac{r_i \cdot r_j}{\|r_i\| \, \|r_j\|} && (1) \\
-        \lambda &= \frac{1}{1 + \exp(\alpha (d_i - d_j))} && (3) \\
-        \tilde x &= \lambda x_i + (1 - \lambda) x_j, \quad
-        \tilde y = \lambda y_i + (1 - \lambda) y_j && (4)
+
+        \tilde x = \lambda x_i + (1 - \lambda) x_j, \qquad
+        \tilde y = \lambda y_i + (1 - \lambda) y_j \tag{4}
 
     where r is the representation of x and d (Eq. 2) its loss. A sample without a candidate is not
     mixed. Feed standardised features: raw MFCC all point one way, and T then admits every pair;
@@ -81,6 +84,8 @@ class AAM(nn.Module):
     Reference:
         Li et al. 2026, section 2.1, Algorithm 1.
 
+    >>> import torch
+    >>> from icasa import AAM
     >>> x, y = torch.randn(8, 1, 39, 200), torch.randint(4, (8,))
     >>> aam = AAM(num_classes=4, threshold=0.0)
     >>> x_aug, y_aug = aam(x, y, torch.rand(8))

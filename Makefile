@@ -1,0 +1,25 @@
+# Each target is one line to a real tool; the README gives the same lines for those without make.
+PYTHON ?= python3
+BIN := .venv/bin
+ROOT ?=
+
+.PHONY: demo test lint types docs
+demo: .venv/examples
+	$(BIN)/python -m examples.ser.demo $(if $(ROOT),--ravdess "$(ROOT)")
+
+test: .venv/test
+	$(BIN)/python -m pytest
+
+lint: .venv/test
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+types: .venv/test
+	$(BIN)/mypy
+
+docs: .venv/test
+	$(BIN)/sphinx-build --fail-on-warning --keep-going -b html docs docs/_build/html
+
+.venv/%: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[$*]"
+	touch $@

@@ -1,0 +1,35 @@
+"""Sphinx configuration: MyST pages, docstrings as the API, equations without a network."""
+
+import icasa
+
+project = "icasa"
+author = "The icasa authors"
+copyright = "2026, The icasa authors"  # noqa: A001 - Sphinx's own name
+release = version = icasa.__version__
+
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.viewcode",
+    "sphinx_copybutton",
+    "sphinx_design",
+    "sphinx-mathjax-offline",
+]
+exclude_patterns = ["_build"]
+html_theme = "furo"
+html_title = "icasa"
+html_static_path = ["_static"]
+html_css_files = ["equations.css"]
+
+myst_enable_extensions = ["dollarmath"]
+myst_heading_anchors = 3
+autodoc_typehints = "description"
+autodoc_typehints_description_target = "documented"
+autodoc_member_order = "bysource"
+autodoc_default_options = {"members": True, "exclude-members": "forward, extra_repr"}
+napoleon_google_docstring = True
+napoleon_numpy_docstring = False
+napoleon_custom_sections = [("Shape", "notes_style"), ("Reference", "notes_style")]
+copybutton_prompt_text = r">>> |\.\.\. "
+copybutton_prompt_is_regexp = True
