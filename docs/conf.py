@@ -4,7 +4,7 @@ import icasa
 
 project = "icasa"
 author = "The icasa authors"
-copyright = "2026, The icasa authors"  # noqa: A001 - Sphinx's own name
+copyright = "2026, The icasa authors"
 release = version = icasa.__version__
 
 extensions = [

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PAGES = [p for p in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))]
+PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
 BLOCKS = {p: re.findall(r"^```python\n(.*?)^```$", p.read_text(), re.M | re.S) for p in PAGES}
 
 

@@ -1,6 +1,6 @@
 """Tables: the runs' rows joined, with the paper's six-fold averages beside them.
 
-    python -m examples.ser.tables        # reads results/*/result.csv, writes results/summary.csv
+``python -m examples.ser.tables`` reads results/*/result.csv and writes results/summary.csv.
 """
 
 import csv
