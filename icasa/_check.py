@@ -1,5 +1,8 @@
 """Argument and tensor checks shared by the layers: what was wanted, what came, the mend."""
 
+from typing import Any
+
+import torch
 from torch import Tensor
 
 
@@ -25,23 +28,31 @@ def one_of(name: str, value: object, allowed: tuple[object, ...]) -> None:
         raise ValueError(f"{name} must be one of {list(allowed)}, got {value!r}")
 
 
-def feature_map(layer: str, x: Tensor, channels: int, ndim: int) -> None:
-    """Raise unless ``x`` is floating, with ``channels`` channels and ``ndim`` spatial axes."""
-    axes = ("L",) if ndim == 1 else ("H", "W") if ndim == 2 else ("D", "H", "W")
-    wanted = f"(N, {channels}, {', '.join(axes)})"
+def axis_count(ndim: int) -> int:
+    """Return ``ndim`` if it is 1, 2 or 3, the spatial axes that a layer can have."""
+    one_of("ndim", positive_int("ndim", ndim), (1, 2, 3))
+    return ndim
+
+
+def feature_map(layer: Any, x: Tensor) -> None:
+    """Raise unless ``x`` is floating (N, C, *S) with the channels and spatial axes of ``layer``."""
+    if torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
+        return  # a trace cannot hold a check and would warn of it
+    ndim = getattr(layer, "ndim", 2)
+    wanted = f"(N, {layer.channels}, {('L', 'H, W', 'D, H, W')[ndim - 1]})"
+    got = f"{type(layer).__name__} wants x of shape {wanted}, got {tuple(x.shape)}"
     if x.ndim != ndim + 2:
-        hint = (
-            "add the batch axis with x.unsqueeze(0)"
-            if x.ndim == ndim + 1
-            else f"or build the layer with ndim={x.ndim - 2}"
-            if 3 <= x.ndim <= 5
-            else f"reshape it to {ndim + 2} axes"
-        )
-        raise ValueError(f"{layer} wants x of shape {wanted}, got {tuple(x.shape)}; {hint}")
-    if x.shape[1] != channels:
+        mends = []
+        if x.ndim == ndim + 1:
+            mends.append("add the batch axis with x.unsqueeze(0)")
+        if hasattr(layer, "ndim") and 3 <= x.ndim <= 5:
+            mends.append(f"build the layer with ndim={x.ndim - 2}")
+        raise ValueError(f"{got}; {' or '.join(mends) or f'reshape x to {ndim + 2} axes'}")
+    if x.shape[1] != layer.channels:
         raise ValueError(
-            f"{layer} wants x of shape {wanted}, got {tuple(x.shape)}; "
-            f"build the layer with channels={x.shape[1]} or permute the channel axis to dim 1"
+            f"{got}; build the layer with channels={x.shape[1]} "
+            "or permute the channel axis to dim 1"
         )
     if not x.is_floating_point():
-        raise ValueError(f"{layer} wants a floating point x, got {x.dtype}; call x.float() first")
+        name = type(layer).__name__
+        raise ValueError(f"{name} wants a floating point x, got {x.dtype}; call x.float() first")

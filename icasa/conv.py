@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from icasa._check import feature_map, odd_int, one_of, positive_int
+from icasa._check import axis_count, feature_map, odd_int, positive_int
 
 CONVS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 
@@ -74,12 +74,11 @@ class DepthwiseSeparableConv(nn.Module):
         positive_int("kernel_size", kernel_size)
         positive_int("stride", stride)
         positive_int("dilation", dilation)
-        one_of("ndim", ndim, (1, 2, 3))
         if padding is None:
             padding = dilation * (odd_int("kernel_size (with padding=None)", kernel_size) // 2)
         elif isinstance(padding, bool) or not isinstance(padding, int) or padding < 0:
             raise ValueError(f"padding must be None or an integer >= 0, got {padding!r}")
-        self.ndim = ndim
+        self.ndim = axis_count(ndim)
         conv = CONVS[ndim]
         self.depthwise = conv(
             channels,
@@ -102,5 +101,5 @@ class DepthwiseSeparableConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve ``x``; see the class for shapes."""
-        feature_map("DepthwiseSeparableConv", x, self.channels, self.ndim)
+        feature_map(self, x)
         return self.pointwise(self.depthwise(x))  # type: ignore[no-any-return]

@@ -5,23 +5,37 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor
 
+from icasa.padding import clear_padding
 
-def axis_means(x: Tensor) -> list[Tensor]:
-    """Mean of ``x`` (N, C, *S) over all spatial axes but one, for each: n tensors (N, C, S_a)."""
+
+def axis_means(x: Tensor, lengths: Tensor | None = None) -> list[Tensor]:
+    """Mean of ``x`` (N, C, *S) over all spatial axes but one, for each: n tensors (N, C, S_a).
+
+    With ``lengths`` (N,) over the valid positions of the last axis; the last mean is zero beyond.
+    """
+    x, scale = clear_padding(x, lengths)
+    if x.ndim == 3:
+        return [x]
     axes = range(2, x.ndim)
     # A mean, never an adaptive pool: that one exports with the size of the export baked in.
-    return [x.mean([a for a in axes if a != axis]) if x.ndim > 3 else x for axis in axes]
+    means = [x.mean([a for a in axes if a != axis]) for axis in axes]
+    if scale is not None:
+        means[:-1] = [mean * scale.to(mean.dtype)[:, None, None] for mean in means[:-1]]
+    return means
 
 
 def coordinate_gates(
-    x: Tensor, squeeze: Callable[[Tensor], Tensor], expand: Iterable[Callable[[Tensor], Tensor]]
+    x: Tensor,
+    squeeze: Callable[[Tensor], Tensor],
+    expand: Iterable[Callable[[Tensor], Tensor]],
+    lengths: Tensor | None,
 ) -> tuple[Tensor, ...]:
     """Gates in (0, 1) along each axis of ``x`` (N, C, *S), each shaped to broadcast against it.
 
     Eq. 6 and 7 are the means, Eq. 8 is ``squeeze`` (C to M channels) over their concatenation,
     Eq. 9 and 10 are ``expand``, one map from M to C channels per axis.
     """
-    means = axis_means(x)
+    means = axis_means(x, lengths)
     # DIFF: step (2) says "in the channel dimension"; the shapes and step (3) fit only space.
     f = squeeze(torch.cat(means, dim=2))  # (N, M, H + W)
     parts = torch.split(f, [mean.shape[2] for mean in means], dim=2)

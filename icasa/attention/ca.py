@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from icasa._check import feature_map, one_of, positive_int
+from icasa._check import axis_count, feature_map, positive_int
 from icasa.activation import HSwish
 from icasa.coordinate import coordinate_gates
 
@@ -32,6 +32,7 @@ class CA(nn.Module):
 
     Shape:
         - Input: (N, C, \*S) with ``ndim`` spatial axes of any length.
+        - ``lengths``: (N,) integers, the valid positions of the last axis where a batch is padded.
         - Output: the same shape, dtype and memory format.
 
     Raises:
@@ -61,8 +62,7 @@ class CA(nn.Module):
         super().__init__()
         self.channels = positive_int("channels", channels)
         self.reduction = positive_int("reduction", reduction)
-        one_of("ndim", ndim, (1, 2, 3))
-        self.ndim = ndim
+        self.ndim = axis_count(ndim)
         self.width = max(8, channels // reduction)
         self.reduce = nn.Conv1d(channels, self.width, 1, device=device, dtype=dtype)
         self.norm = nn.BatchNorm1d(self.width, device=device, dtype=dtype)
@@ -79,15 +79,15 @@ class CA(nn.Module):
     def _squeeze(self, z: Tensor) -> Tensor:
         return self.act(self.norm(self.reduce(z)))  # type: ignore[no-any-return]
 
-    def gates(self, x: Tensor) -> tuple[Tensor, ...]:
+    def gates(self, x: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, ...]:
         """Attention maps of ``x``: per axis a gate in (0, 1), (N, C, H, 1) then (N, C, 1, W)."""
-        feature_map("CA", x, self.channels, self.ndim)
-        return coordinate_gates(x, self._squeeze, self.expand)
+        feature_map(self, x)
+        return coordinate_gates(x, self._squeeze, self.expand, lengths)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Weigh ``x`` by the product of its gates."""
         y = x
-        for gate in self.gates(x):
+        for gate in self.gates(x, lengths):
             y = y * gate
         return y
 

@@ -1,10 +1,13 @@
 """CBAM: convolutional block attention, channel gates and then spatial ones (Woo et al. 2018)."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from icasa._check import feature_map, odd_int, positive_int
+from icasa.padding import clear_padding, spatial_mean
 
 
 class CBAM(nn.Module):
@@ -29,6 +32,7 @@ class CBAM(nn.Module):
 
     Shape:
         - Input: (N, C, H, W).
+        - ``lengths``: (N,) integers, the valid positions of the last axis where a batch is padded.
         - Output: the same shape, dtype and memory format.
 
     Raises:
@@ -70,24 +74,26 @@ class CBAM(nn.Module):
         for layer in (self.squeeze, self.excite, self.conv, self.norm):
             layer.reset_parameters()
 
-    def _attend(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _attend(self, x: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Channel gate, the map it gives, and that map's spatial gate."""
-        feature_map("CBAM", x, self.channels, 2)
-        pooled = torch.stack((x.mean((2, 3)), x.amax((2, 3))))  # (2, N, C)
+        feature_map(self, x)
+        valid, _ = clear_padding(x, lengths, -math.inf)
+        pooled = torch.stack((spatial_mean(x, lengths).flatten(1), valid.amax((2, 3))))  # (2, N, C)
         logits = self.excite(F.relu(self.squeeze(pooled))).sum(0)
         channel = torch.sigmoid(logits).to(x.dtype)[:, :, None, None]
         y = x * channel
         maps = torch.cat((y.amax(1, keepdim=True), y.mean(1, keepdim=True)), dim=1)
+        maps, _ = clear_padding(maps, lengths)
         return channel, y, torch.sigmoid(self.norm(self.conv(maps))).to(x.dtype)
 
-    def gates(self, x: Tensor) -> tuple[Tensor, ...]:
+    def gates(self, x: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, ...]:
         """Attention maps of ``x``: by channel (N, C, 1, 1), then by position (N, 1, H, W)."""
-        channel, _, spatial = self._attend(x)
+        channel, _, spatial = self._attend(x, lengths)
         return channel, spatial
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Weigh the channels and then the positions of ``x``."""
-        _, y, spatial = self._attend(x)
+        _, y, spatial = self._attend(x, lengths)
         return y * spatial
 
     def no_weight_decay(self) -> set[str]:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from icasa._check import feature_map, odd_int, positive_int
+from icasa.padding import spatial_mean
 
 
 def adaptive_kernel_size(channels: int) -> int:
@@ -33,6 +34,7 @@ class ECA(nn.Module):
 
     Shape:
         - Input: (N, C, H, W).
+        - ``lengths``: (N,) integers, the valid positions of the last axis where a batch is padded.
         - Output: the same shape, dtype and memory format.
 
     Raises:
@@ -71,15 +73,15 @@ class ECA(nn.Module):
         """Draw the kernel anew by torch's default."""
         self.conv.reset_parameters()
 
-    def gates(self, x: Tensor) -> tuple[Tensor, ...]:
+    def gates(self, x: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, ...]:
         """Attention map of ``x``: one gate in (0, 1) per channel, (N, C, 1, 1)."""
-        feature_map("ECA", x, self.channels, 2)
-        mean = x.mean((2, 3)).unsqueeze(1)  # (N, 1, C)
+        feature_map(self, x)
+        mean = spatial_mean(x, lengths).flatten(1).unsqueeze(1)  # (N, 1, C)
         return (torch.sigmoid(self.conv(mean)).to(x.dtype).transpose(1, 2).unsqueeze(3),)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Weigh the channels of ``x``."""
-        (gate,) = self.gates(x)
+        (gate,) = self.gates(x, lengths)
         return x * gate
 
     def no_weight_decay(self) -> set[str]:

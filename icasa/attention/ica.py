@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from icasa._check import feature_map, odd_int, one_of, positive_int
+from icasa._check import axis_count, feature_map, odd_int, positive_int
 from icasa.activation import HSwish
 from icasa.conv import DepthwiseSeparableConv
 from icasa.coordinate import coordinate_gates
@@ -45,6 +45,7 @@ class ICA(nn.Module):
 
     Shape:
         - Input: (N, C, \*S) with ``ndim`` spatial axes of any length.
+        - ``lengths``: (N,) integers, the valid positions of the last axis where a batch is padded.
         - Output: the same shape, dtype and memory format.
 
     Raises:
@@ -79,8 +80,7 @@ class ICA(nn.Module):
         self.channels = positive_int("channels", channels)
         self.reduction = positive_int("reduction", reduction)
         self.kernel_size = odd_int("kernel_size", kernel_size)
-        one_of("ndim", ndim, (1, 2, 3))
-        self.ndim = ndim
+        self.ndim = axis_count(ndim)
         # DIFF: "adaptive dimensionality reduction" has no formula; we take coordinate attention's.
         self.width = max(8, channels // reduction)
         self.reduce = DepthwiseSeparableConv(
@@ -106,15 +106,15 @@ class ICA(nn.Module):
         # DIFF: the text under Eq. 8 swaps its symbols; the convolution comes first.
         return self.act(self.norm(self.reduce(z)))  # type: ignore[no-any-return]
 
-    def gates(self, x: Tensor) -> tuple[Tensor, ...]:
+    def gates(self, x: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, ...]:
         """Attention maps of ``x``: per axis a gate in (0, 1), (N, C, H, 1) then (N, C, 1, W)."""
-        feature_map("ICA", x, self.channels, self.ndim)
-        return coordinate_gates(x, self._squeeze, self.expand)
+        feature_map(self, x)
+        return coordinate_gates(x, self._squeeze, self.expand, lengths)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Weigh ``x`` by the product of its gates (Eq. 11)."""
         y = x
-        for gate in self.gates(x):
+        for gate in self.gates(x, lengths):
             y = y * gate
         return y
 

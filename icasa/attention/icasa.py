@@ -34,6 +34,7 @@ class ICASA(nn.Module):
 
     Shape:
         - Input: (N, C, \*S) with ``ndim`` spatial axes of any length.
+        - ``lengths``: (N,) integers, the valid positions of the last axis where a batch is padded.
         - Output: the same shape, dtype and memory format.
 
     Raises:
@@ -88,7 +89,10 @@ class ICASA(nn.Module):
     @property
     def beta(self) -> Tensor:
         """The weight of ICA, a tensor of one element: the parameter itself unless bounded."""
-        return torch.sigmoid(self.raw_beta) if self.bounded else self.raw_beta
+        if not self.bounded:
+            return self.raw_beta
+        tiny = torch.finfo(self.raw_beta.dtype).eps  # where a rounded sigmoid reaches 0 or 1
+        return torch.sigmoid(self.raw_beta).clamp(tiny, 1 - tiny)
 
     def _reset_beta(self) -> None:
         nn.init.constant_(self.raw_beta, 0.0 if self.bounded else 0.5)
@@ -99,14 +103,14 @@ class ICASA(nn.Module):
         self.sa.reset_parameters()
         self._reset_beta()
 
-    def gates(self, x: Tensor) -> tuple[Tensor, ...]:
+    def gates(self, x: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, ...]:
         """Attention maps of ``x``: those of ICA, one per axis, then that of SA."""
-        return (*self.ica.gates(x), *self.sa.gates(x))
+        return (*self.ica.gates(x, lengths), *self.sa.gates(x, lengths))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Mix the two branches (Eq. 5)."""
         beta = self.beta.to(x.dtype)
-        y = beta * self.ica(x) + (1 - beta) * self.sa(x)
+        y = beta * self.ica(x, lengths) + (1 - beta) * self.sa(x, lengths)
         return x + y if self.residual else y  # type: ignore[no-any-return]
 
     def no_weight_decay(self) -> set[str]:

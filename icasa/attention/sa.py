@@ -3,16 +3,17 @@
 import torch
 from torch import Tensor, nn
 
-from icasa._check import feature_map, one_of, positive_int
+from icasa._check import axis_count, feature_map, positive_int
+from icasa.padding import spatial_mean
 
 
 def channel_shuffle(x: Tensor) -> Tensor:
     """Send channel ``j * C/2 + k`` of ``x`` (N, C, *S) to ``2 * k + j``, keeping its layout."""
-    y = torch.unflatten(x, 1, (2, -1)).transpose(1, 2).flatten(1, 2)
-    for rank, layout in ((4, torch.channels_last), (5, torch.channels_last_3d)):
-        if x.ndim == rank and x.is_contiguous(memory_format=layout):
-            return y.contiguous(memory_format=layout)
-    return y
+    # Channels that lie together in memory (channels_last) are moved as the last axis.
+    axis = -1 if x.stride(1) == 1 else 1
+    y = torch.unflatten(x.movedim(1, axis), axis, (2, -1))
+    first = axis - 1 if axis < 0 else axis
+    return y.transpose(first, first + 1).flatten(first, first + 1).movedim(axis, 1)
 
 
 class SA(nn.Module):
@@ -44,6 +45,7 @@ class SA(nn.Module):
 
     Shape:
         - Input: (N, C, \*S) with ``ndim`` spatial axes of any length.
+        - ``lengths``: (N,) integers, the valid positions of the last axis where a batch is padded.
         - Output: the same shape, dtype and memory format.
 
     Raises:
@@ -77,9 +79,8 @@ class SA(nn.Module):
         super().__init__()
         self.channels = positive_int("channels", channels)
         self.groups = positive_int("groups", groups)
-        one_of("ndim", ndim, (1, 2, 3))
         self.shuffle = shuffle
-        self.ndim = ndim
+        self.ndim = axis_count(ndim)
         if channels % (2 * groups):
             fits = [str(g) for g in range(1, channels // 2 + 1) if channels % (2 * g) == 0]
             mend = ", ".join(fits) if fits else "none, an odd number has no halves"
@@ -104,12 +105,27 @@ class SA(nn.Module):
         nn.init.zeros_(self.spatial_weight)
         nn.init.ones_(self.spatial_bias)
 
-    def gates(self, x: Tensor) -> tuple[Tensor, ...]:
+    def _normalise(self, x: Tensor, lengths: Tensor | None) -> Tensor:
+        """GN of Eq. 14, per channel, of ``x`` (N, G, C/2G, *S)."""
+        norm = self.norm
+        if lengths is None:
+            # torch.group_norm, as nn.GroupNorm refuses a single value per channel in training.
+            flat = torch.group_norm(
+                x.flatten(0, 1), norm.num_groups, norm.weight, norm.bias, norm.eps
+            )
+            return torch.unflatten(flat, 0, (-1, self.groups))
+        x = x.to(torch.promote_types(x.dtype, torch.float32))
+        centred = x - spatial_mean(x, lengths, first=3)
+        var = spatial_mean(centred.square(), lengths, first=3)
+        weight, bias = (p.view(-1, *[1] * self.ndim) for p in (norm.weight, norm.bias))
+        return centred * torch.rsqrt(var + norm.eps) * weight + bias
+
+    def gates(self, x: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, ...]:
         """Attention map of ``x``: one gate in (0, 1) per element, (N, C, H, W), before the shuffle.
 
         In each group the first half of the channels has one value per plane.
         """
-        feature_map("SA", x, self.channels, self.ndim)
+        feature_map(self, x)
         ones = [1] * self.ndim
         w1, b1, w2, b2 = (
             p.view(-1, *ones)
@@ -121,20 +137,15 @@ class SA(nn.Module):
             )
         )
         x1, x2 = torch.unflatten(x, 1, (self.groups, 2, -1)).unbind(2)  # each (N, G, C/2G, *S)
-        s = x1.mean(list(range(3, x1.ndim)), keepdim=True)  # Eq. 12
+        s = spatial_mean(x1, lengths, first=3)  # Eq. 12
         g1 = torch.sigmoid(w1 * s + b1).to(x.dtype)  # Eq. 13
-        # torch.group_norm, as nn.GroupNorm refuses a single value per channel in training.
-        norm = self.norm
-        x2_hat = torch.group_norm(
-            x2.flatten(0, 1), norm.num_groups, norm.weight, norm.bias, norm.eps
-        ).view_as(x2)
         # DIFF: the text names "F_c(x)" once more for the affine W_2, b_2.
-        g2 = torch.sigmoid(w2 * x2_hat + b2).to(x.dtype)  # Eq. 14
+        g2 = torch.sigmoid(w2 * self._normalise(x2, lengths) + b2).to(x.dtype)  # Eq. 14
         return (torch.stack((g1.expand_as(g2), g2), dim=2).flatten(1, 3),)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Gate ``x`` and shuffle its channels."""
-        (gate,) = self.gates(x)
+        (gate,) = self.gates(x, lengths)
         y = x * gate
         return channel_shuffle(y) if self.shuffle else y
 

@@ -4,7 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from icasa._check import feature_map, one_of, positive_int
+from icasa._check import axis_count, feature_map, positive_int
+from icasa.padding import spatial_mean
 
 
 class SE(nn.Module):
@@ -26,6 +27,7 @@ class SE(nn.Module):
 
     Shape:
         - Input: (N, C, \*S) with ``ndim`` spatial axes of any length.
+        - ``lengths``: (N,) integers, the valid positions of the last axis where a batch is padded.
         - Output: the same shape, dtype and memory format.
 
     Raises:
@@ -52,8 +54,7 @@ class SE(nn.Module):
         super().__init__()
         self.channels = positive_int("channels", channels)
         self.reduction = positive_int("reduction", reduction)
-        one_of("ndim", ndim, (1, 2, 3))
-        self.ndim = ndim
+        self.ndim = axis_count(ndim)
         width = max(1, channels // reduction)
         self.squeeze = nn.Linear(channels, width, device=device, dtype=dtype)
         self.excite = nn.Linear(width, channels, device=device, dtype=dtype)
@@ -63,16 +64,16 @@ class SE(nn.Module):
         self.squeeze.reset_parameters()
         self.excite.reset_parameters()
 
-    def gates(self, x: Tensor) -> tuple[Tensor, ...]:
+    def gates(self, x: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, ...]:
         """Attention map of ``x``: one gate in (0, 1) per channel, (N, C, 1, 1)."""
-        feature_map("SE", x, self.channels, self.ndim)
-        mean = x.mean(list(range(2, x.ndim)))  # (N, C)
+        feature_map(self, x)
+        mean = spatial_mean(x, lengths).flatten(1)  # (N, C)
         gate = torch.sigmoid(self.excite(F.relu(self.squeeze(mean)))).to(x.dtype)
         return (gate.reshape(*gate.shape, *[1] * self.ndim),)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Weigh the channels of ``x``."""
-        (gate,) = self.gates(x)
+        (gate,) = self.gates(x, lengths)
         return x * gate
 
     def no_weight_decay(self) -> set[str]:

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from icasa._check import one_of, positive_int
+from icasa.padding import clear_padding
 
 
 class MixedPairs(NamedTuple):
@@ -134,6 +135,7 @@ class AAM(nn.Module):
         difficulty: Tensor | None = None,
         *,
         utterance: Tensor | None = None,
+        lengths: Tensor | None = None,
         generator: torch.Generator | None = None,
         return_pairs: bool = False,
     ) -> tuple[Any, ...]:
@@ -144,6 +146,8 @@ class AAM(nn.Module):
             y: its labels.
             difficulty: d, the loss of each sample; it gets no gradient. Not needed for α = 0.
             utterance: ids (N,); two segments of one utterance are never paired.
+            lengths: valid positions (N,) of x's last axis; Eq. 1 hears no padding. A mixed sample
+                is as long as the longer of its two.
             generator: the source of the draws, on x's device; torch's default one otherwise.
             return_pairs: add a :class:`MixedPairs`.
 
@@ -152,7 +156,9 @@ class AAM(nn.Module):
             for. In ``eval()`` x itself, its labels as floats and, if ``fixed_size``, N ones.
         """
         y = self.float_labels(x, y)
-        x_mix, y_mix, pairs = self.mix(x, y, difficulty, utterance=utterance, generator=generator)
+        x_mix, y_mix, pairs = self.mix(
+            x, y, difficulty, utterance=utterance, lengths=lengths, generator=generator
+        )
         out: tuple[Any, ...] = (x, y)
         if self.training:
             out = (torch.cat([x, x_mix]), torch.cat([y, y_mix]))
@@ -167,6 +173,7 @@ class AAM(nn.Module):
         difficulty: Tensor | None = None,
         *,
         utterance: Tensor | None = None,
+        lengths: Tensor | None = None,
         generator: torch.Generator | None = None,
     ) -> tuple[Tensor, Tensor, MixedPairs]:
         """Return the mixed samples alone, their labels and their pairs (no rows in ``eval()``).
@@ -182,7 +189,7 @@ class AAM(nn.Module):
         dtype = torch.promote_types(x.dtype, torch.float32)
         if not self.training:
             return x[:0], y[:0], MixedPairs(rows[:0], rows[:0], rows[:0].to(dtype))
-        partner = self._partner(x, y, utterance, generator)
+        partner = self._partner(clear_padding(x, lengths)[0], y, utterance, generator)
         if not self.fixed_size:
             rows = (partner != rows).nonzero().squeeze(1)  # (M,)
             partner = partner[rows]
@@ -230,6 +237,7 @@ class AAM(nn.Module):
         *,
         speaker: Tensor | None = None,
         utterance: Tensor | None = None,
+        lengths: Tensor | None = None,
     ) -> AAMReport:
         """Return what the threshold admits and whether it follows the emotion or the speaker.
 
@@ -241,6 +249,7 @@ class AAM(nn.Module):
             y: its labels.
             speaker: ids (N,).
             utterance: ids (N,).
+            lengths: valid positions (N,) of x's last axis.
 
         Returns:
             ``pair_share``, admitted among all pairs (0 if there are none); ``partner_rate``,
@@ -255,7 +264,7 @@ class AAM(nn.Module):
         """
         label = self.float_labels(x, y).argmax(1)
         every = _eligible(x, utterance)
-        admitted = self._admitted(x, every)
+        admitted = self._admitted(clear_padding(x, lengths)[0], every)
         match: list[float | None] = []
         for name, group in (("y", label), ("speaker", speaker)):
             if group is None:

@@ -32,6 +32,7 @@ def aam_loss(
     *,
     criterion: Callable[..., Tensor] = soft_cross_entropy,
     utterance: Tensor | None = None,
+    lengths: Tensor | None = None,
     generator: torch.Generator | None = None,
 ) -> AAMLoss:
     r"""Return the loss of one AAM training step, without a second pass over the originals.
@@ -55,6 +56,7 @@ def aam_loss(
         criterion: ℓ, called as ``criterion(logits, target, reduction="none")`` with float targets
             (., K), must return one loss per sample; its class weights enter d as well.
         utterance: as in :meth:`AAM.forward`.
+        lengths: as in :meth:`AAM.forward`.
         generator: as in :meth:`AAM.forward`.
 
     Shape:
@@ -76,7 +78,9 @@ def aam_loss(
     logits = model(x)
     losses = _losses(criterion, logits, y)
     difficulty = losses.detach()
-    x_mix, y_mix, pairs = aam.mix(x, y, difficulty, utterance=utterance, generator=generator)
+    x_mix, y_mix, pairs = aam.mix(
+        x, y, difficulty, utterance=utterance, lengths=lengths, generator=generator
+    )
     if not len(x_mix):
         return AAMLoss(losses.mean(), logits, difficulty, pairs)
     # DIFF: Algorithm 1 trains on one augmented batch after a pass of its own for lines 12-13; here

@@ -1,0 +1,92 @@
+"""Padded batches: with lengths the gates of a padded sample are those of the sample alone."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import icasa
+import icasa.attention
+from tests.strategies import SEEDS, build, ndims, randomise, seeded
+
+ATTENTION = [getattr(icasa, name) for name in icasa.attention.__all__]
+every_attention = pytest.mark.parametrize("cls", ATTENTION, ids=lambda cls: cls.__name__)
+
+
+def padded(samples, width, value):
+    """Samples (1, C, *S, w) joined to one batch (N, C, *S, width), `value` beyond each end."""
+    pads = [torch.nn.functional.pad(x, (0, width - x.shape[-1]), value=value) for x in samples]
+    return torch.cat(pads), torch.tensor([x.shape[-1] for x in samples])
+
+
+@every_attention
+@given(
+    widths=st.lists(st.sampled_from([1, 2, 5, 9]), min_size=1, max_size=3),
+    value=st.sampled_from([0.0, 7.0, float("nan")]),
+    ndim=st.integers(1, 3),
+    seed=SEEDS,
+)
+def test_a_padded_sample_comes_out_as_it_does_alone(cls, widths, value, ndim, seed):
+    ndim = min(ndim, max(ndims(cls))) if ndim in ndims(cls) else 2
+    layer = randomise(build(cls, ndim=ndim, dtype=torch.float64), seed).eval()
+    generator = seeded(seed)
+    shapes = [(1, 8, *(3, 4)[: ndim - 1], w) for w in widths]
+    samples = [torch.randn(s, generator=generator, dtype=torch.float64) for s in shapes]
+    batch, lengths = padded(samples, 11, value)
+    y = layer(batch, lengths)
+    for row, x in zip(y, samples, strict=True):
+        torch.testing.assert_close(row[..., : x.shape[-1]], layer(x)[0])
+
+
+@every_attention
+def test_without_lengths_padding_does_shift_the_gates(cls):
+    layer = randomise(build(cls, 64, dtype=torch.float64)).eval()
+    x = torch.randn(1, 64, 3, 5, generator=seeded(0), dtype=torch.float64)
+    batch, _ = padded([x], 11, 0.0)
+    assert not torch.allclose(layer(batch)[..., :5], layer(x))
+
+
+@every_attention
+def test_full_lengths_change_nothing(cls):
+    layer = randomise(build(cls, dtype=torch.float64)).eval()
+    x = torch.randn(3, 8, 3, 5, dtype=torch.float64)
+    torch.testing.assert_close(layer(x, torch.tensor([5, 5, 5])), layer(x))
+
+
+@every_attention
+def test_gradients_do_not_reach_the_padding(cls):
+    layer = randomise(build(cls, dtype=torch.float64)).eval()
+    x = torch.randn(2, 8, 3, 6, dtype=torch.float64, requires_grad=True)
+    layer(x, torch.tensor([4, 6]))[0, ..., :4].sum().backward()
+    assert not x.grad[0, ..., 4:].any()
+    assert x.grad[0, ..., :4].any()
+
+
+@pytest.mark.parametrize(
+    ("lengths", "message"),
+    [
+        (torch.tensor([3]), r"lengths must be 2 integers on cpu, .* got torch.int64 \(1,\)"),
+        (torch.tensor([3.0, 3.0]), r"lengths must be 2 integers .* got torch.float32 \(2,\)"),
+        (torch.tensor([0, 3]), r"lengths must lie in 1..5, .* got \[0, 3\]; count the valid"),
+        (torch.tensor([3, 6]), r"lengths must lie in 1..5, .* got \[3, 6\]"),
+    ],
+)
+def test_lengths_that_do_not_fit_are_refused(lengths, message):
+    with pytest.raises(ValueError, match=message):
+        icasa.ICASA(8)(torch.randn(2, 8, 3, 5), lengths)
+
+
+def test_aam_hears_no_padding():
+    x = torch.randn(16, 1, 4, 9, generator=seeded(0), dtype=torch.float64)
+    lengths = torch.arange(16) % 8 + 2
+    noisy, clean = (
+        torch.where(torch.arange(9) < lengths.view(-1, 1, 1, 1), x, value) for value in (50.0, 0.0)
+    )
+    aam, y = icasa.AAM(3, threshold=0.2, alpha=0), torch.arange(16) % 3
+    draws = [
+        aam.mix(batch, y, lengths=known, generator=seeded(1))[2]
+        for batch, known in ((clean, None), (noisy, lengths), (noisy, None))
+    ]
+    assert torch.equal(draws[0].partner, draws[1].partner)
+    assert draws[0].partner.tolist() != draws[2].partner.tolist()
+    assert aam.report(noisy, y, lengths=lengths) == aam.report(clean, y)

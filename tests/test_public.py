@@ -1,0 +1,134 @@
+"""The public surface: what `import icasa` takes, what it names, and who may import whom."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import icasa
+import icasa.attention
+import icasa.augment
+
+ROOT = Path(__file__).parent.parent
+SOURCES = sorted((ROOT / "icasa").rglob("*.py"))
+PACKAGES = [icasa, icasa.attention, icasa.augment]
+PUBLIC = {p.__name__ for p in PACKAGES} | {f"{p.__name__}.{n}" for p in PACKAGES for n in p.__all__}
+PUBLIC.add("icasa.__version__")
+IMPORT = """
+import sys, numpy, torch
+before = set(sys.modules)
+import icasa
+print(*{name.split(".")[0] for name in set(sys.modules) - before})
+"""
+# A room of docs/contributing's picture -> what it may import; the longest match decides.
+ARROWS = {
+    "icasa": {"torch", "numpy", "icasa"},
+    "icasa._check": {"torch"},
+    "icasa.activation": {"torch", "numpy", "icasa._check"},
+    "icasa.conv": {"torch", "numpy", "icasa._check"},
+    "icasa.padding": {"torch", "icasa._check"},
+    "icasa.coordinate": {"torch", "icasa._check", "icasa.padding", "icasa.kernels"},
+    "icasa.augment": {"torch", "numpy", "icasa._check", "icasa.augment", "icasa.padding"},
+    "icasa.attention": {
+        "torch",
+        "icasa._check",
+        "icasa.activation",
+        "icasa.conv",
+        "icasa.coordinate",
+        "icasa.padding",
+        "icasa.kernels",
+    },
+    "icasa.attention.icasa": {"torch", "icasa._check", "icasa.attention.ica", "icasa.attention.sa"},
+    "icasa.attention.__init__": {"icasa.attention"},
+    "icasa.kernels": {"torch", "triton", "icasa.kernels"},
+    "icasa.insert": {"torch", "icasa._check", "icasa.attention"},
+    "icasa.convert": {"torch", "icasa._check", "icasa.attention"},
+}
+
+
+def within(name, room):
+    return name == room or name.startswith(room + ".")
+
+
+def module_name(path):
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts)
+
+
+def imports(path):
+    """The full dotted name of all that a file imports, at whatever depth."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def test_importing_icasa_takes_torch_and_numpy_alone():
+    out = subprocess.run(
+        [sys.executable, "-c", IMPORT], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    taken = set(out.stdout.split())
+    assert "icasa" in taken
+    assert taken - set(sys.stdlib_module_names) <= {"icasa", "torch", "numpy"}
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=module_name)
+def test_imports_follow_the_arrows(path):
+    name = module_name(path)
+    allowed = ARROWS[max((room for room in ARROWS if within(name, room)), key=len)]
+    for taken in imports(path):
+        if taken.split(".")[0] not in sys.stdlib_module_names:
+            assert any(within(taken, room) for room in allowed), f"{name} -> {taken}"
+
+
+@pytest.mark.parametrize("room", ["examples", "benchmarks", "docs"])
+def test_other_rooms_use_public_names_only(room):
+    for path in (ROOT / room).rglob("*.py"):
+        for taken in imports(path):
+            assert not within(taken, "tests"), f"{path} -> {taken}"
+            if within(taken, "icasa"):
+                assert taken in PUBLIC, f"{path} -> {taken}"
+
+
+def ruff_order(name):
+    """RUF022's isort style: CONSTANTS, then Classes, then the rest."""
+    rank = 0 if name.isupper() and len(name) > 1 else 1 if name[0].isupper() else 2
+    return rank, name
+
+
+@pytest.mark.parametrize("package", PACKAGES, ids=lambda package: package.__name__)
+def test_public_names_are_sorted_exist_and_are_documented(package):
+    assert package.__all__ == sorted(set(package.__all__), key=ruff_order)
+    for name in package.__all__:
+        assert (getattr(package, name).__doc__ or "").strip(), name
+
+
+def test_the_top_level_names_every_layer_and_augmentation():
+    assert set(icasa.attention.__all__) | set(icasa.augment.__all__) <= set(icasa.__all__)
+
+
+@pytest.mark.parametrize("name", icasa.attention.__all__)
+def test_a_layer_s_docstring_has_its_parts_and_all_its_options(name):
+    cls = getattr(icasa, name)
+    for part in (".. math::", "Args:", "Shape:", "Raises:", "Reference:", ">>> "):
+        assert part in cls.__doc__, part
+    documented = re.findall(r"^        (\w+): ", cls.__doc__.split("Shape:")[0], re.M)
+    assert documented == list(cls.__init__.__annotations__)[:-1]  # without "return"
+    assert cls.__module__ == f"icasa.attention.{name.lower()}"
+
+
+def test_every_departure_from_the_paper_says_something():
+    tags = [
+        (path, line.strip())
+        for room in ("icasa", "examples")
+        for path in (ROOT / room).rglob("*.py")
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if "DIFF" in line
+    ]
+    assert tags
+    for path, line in tags:
+        assert re.search(r"# DIFF: \w*.{20,}", line), f"{path}: {line}"
