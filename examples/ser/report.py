@@ -73,7 +73,7 @@ def write_results(
         | {name: posterior[i].round(5).tolist() for name, posterior in posteriors.items()}
         for i, clip in enumerate(clips)
     ]
-    record = {"labels": corpus.labels, "notes": corpus.notes, "run": facts}
+    record = {"labels": corpus.labels, "notes": corpus.notes, "run": facts, "pairs": state["pairs"]}
     text = json.dumps(record | {"utterances": utterances}, indent=0)
     (out / "predictions.json").write_text(text + "\n")
     return rows

@@ -42,7 +42,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "recommended": {"schedule": "cosine", "validation": True},
 }
 # What does not change the numbers, and so may differ when a run is resumed.
-FREE = ("out", "ravdess", "manifest", "cache", "device", "processes", "threads", "quiet")
+FREE = ("out", "ravdess", "manifest", "cache", "device", "threads", "quiet")
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -135,7 +135,7 @@ def train_epoch(
     # As many batches as a plain split gives, of equal size: no process is left with an empty one.
     batches = order.tensor_split(-(-len(order) // args.batch_size))
     sums = torch.zeros(4, device=fabric.device)  # loss, correct, seen, mixed
-    bar = tqdm(batches, desc=f"epoch {epoch + 1}", leave=False, disable=args.quiet)
+    bar = tqdm(batches, desc=f"epoch {epoch}", leave=False, disable=args.quiet)
     for batch in bar if fabric.is_global_zero else batches:
         index = batch[fabric.global_rank :: fabric.world_size]
         x, y = data.x[index], data.y[index]
@@ -153,9 +153,17 @@ def train_epoch(
         sums += torch.stack((loss.detach() * seen, correct, seen, mixed))
     loss_sum, correct, seen, mixed = fabric.all_reduce(sums, reduce_op="sum").tolist()
     if not np.isfinite(loss_sum):
-        raise FloatingPointError(f"loss is not finite in epoch {epoch + 1}; lower --lr {args.lr}")
+        raise FloatingPointError(f"loss is not finite in epoch {epoch}; lower --lr {args.lr}")
     row = {"train_loss": loss_sum / seen, "train_WA": 100 * correct / seen}
     return row | ({"partner_rate": mixed / seen} if aam else {})
+
+
+def report_pairs(aam: AAM, data: Segments, seed: int, most: int = 4096) -> dict[str, float]:
+    """Shares of `AAM.report` on the training segments, or on a draw of `most` of them."""
+    index = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))[:most]
+    some = Segments(**{name: value[index.to(value.device)] for name, value in vars(data).items()})
+    report = aam.report(some.x, some.y, speaker=some.speaker, utterance=some.utterance)
+    return {name: round(share, 4) for name, share in report._asdict().items() if share is not None}
 
 
 def rate(args: argparse.Namespace, epoch: int) -> float:
@@ -252,15 +260,15 @@ def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
     )  # fmt: skip
     if fabric.device.type == "cuda" and many:
         net = nn.SyncBatchNorm.convert_sync_batchnorm(net)
-    aam = None
+    aam, pairs = None, None
     if args.aam:
         # With several processes each must call the model as often: hence the fixed size.
         aam = AAM(
             len(corpus.labels), threshold=args.threshold, alpha=args.alpha, pairing=args.pairing,
             representation=args.representation, fixed_size=many,
         )  # fmt: skip
-        report = aam.report(train.x, train.y, speaker=train.speaker, utterance=train.utterance)
-        fabric.print(f"AAM on the training segments: {report}")
+        pairs = report_pairs(aam, train, args.seed)
+        fabric.print(f"AAM on the training segments: {pairs}")
 
     # Optimiser
     optimizer = torch.optim.Adam(net.parameters(), lr=args.lr, weight_decay=args.weight_decay)
@@ -273,6 +281,7 @@ def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
     checkpoint = args.out / "checkpoint.pt"
     if checkpoint.exists():
         state |= resume(checkpoint, config, parts)
+    state["pairs"] = pairs
     if len(state["history"]) < args.epochs:
         state["commits"] = list(dict.fromkeys([*state.get("commits", []), git_commit()]))
 
