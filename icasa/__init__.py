@@ -13,6 +13,10 @@ from icasa.augment import (
     soft_cross_entropy,
 )
 from icasa.conv import DepthwiseSeparableConv
+from icasa.convert import from_peer, load_peer, to_peer
+from icasa.insert import Insertion, insert_attention, remove_attention
+from icasa.maps import AttentionMaps, attention_maps
+from icasa.optim import parameter_groups
 
 __version__ = "0.1.0"
 
@@ -28,10 +32,19 @@ __all__ = [
     "AAMCollate",
     "AAMLoss",
     "AAMReport",
+    "AttentionMaps",
     "DepthwiseSeparableConv",
     "DifficultyBank",
     "HSwish",
+    "Insertion",
     "MixedPairs",
     "aam_loss",
+    "attention_maps",
+    "from_peer",
+    "insert_attention",
+    "load_peer",
+    "parameter_groups",
+    "remove_attention",
     "soft_cross_entropy",
+    "to_peer",
 ]
