@@ -55,4 +55,5 @@ def feature_map(layer: Any, x: Tensor) -> None:
         )
     if not x.is_floating_point():
         name = type(layer).__name__
-        raise ValueError(f"{name} wants a floating point x, got {x.dtype}; call x.float() first")
+        mend = "take x.real or x.abs()" if x.is_complex() else "call x.float()"
+        raise ValueError(f"{name} wants a floating point x, got {x.dtype}; {mend} first")

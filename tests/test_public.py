@@ -132,3 +132,9 @@ def test_every_departure_from_the_paper_says_something():
     assert tags
     for path, line in tags:
         assert re.search(r"# DIFF: \w*.{20,}", line), f"{path}: {line}"
+
+
+def test_every_public_name_stands_on_one_api_page():
+    pages = [path.read_text() for path in (ROOT / "docs" / "api").glob("*.md")]
+    shown = re.findall(r"\.\. auto(?:class|function):: icasa\.(?:\w+\.)*(\w+)", "".join(pages))
+    assert sorted(shown) == sorted(icasa.__all__)

@@ -28,12 +28,13 @@ from lightning_fabric.strategies import DDPStrategy
 from torch import nn
 from tqdm import tqdm
 
+from examples.ser.attention_figure import draw_attention
 from examples.ser.corpora import Corpus, CorpusError, load_manifest, load_ravdess, split
 from examples.ser.evaluate import scores, utterance_posteriors
 from examples.ser.features import Segments, Standardizer, load_frames, make_segments
 from examples.ser.macnn import ATTENTION, CHANNELS, HEADS, MACNN, PADDING
 from examples.ser.report import git_commit, provenance, write_results
-from icasa import AAM, aam_loss, soft_cross_entropy
+from icasa import AAM, aam_loss, attention_maps, soft_cross_entropy
 
 PRESETS: dict[str, dict[str, Any]] = {
     # Section 3.2 to the letter: constant rate, no validation, the last epoch counts.
@@ -313,6 +314,8 @@ def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
         "epochs": args.epochs,
         "commit": " ".join(state["commits"]),  # several if the code changed between two resumes
     } | provenance(argv, args.seed, fabric)  # fmt: skip
+    if maps := attention_maps(net.eval(), data["test"].x[:1]):
+        draw_attention(data["test"].x[0, 0].cpu(), maps, args.out / "attention.png")
     rows = write_results(corpus, data["test"], state, facts, args.out)
     for row in rows:
         cells = "  ".join(f"{k} {row[k]:6.2f}" for k in ("WA", "UA", "F1", "ECE"))

@@ -97,7 +97,7 @@ def test_rows_predictions_and_pictures_tell_one_story(small, tmp_path):
         assert all(sum(u[row["selection"]]) == pytest.approx(1, abs=1e-4) for u in clips)
         for key in ("commit", "device", "torch", "seed", "command"):
             assert row[key]
-    pictures = {"beta", "curves", "confusion-last", "confusion-validation-best"}
+    pictures = {"attention", "beta", "curves", "confusion-last", "confusion-validation-best"}
     assert pictures <= {path.stem for path in out.glob("*.png")}
 
 
