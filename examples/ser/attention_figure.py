@@ -45,7 +45,7 @@ def draw_attention(spectrogram: Any, maps: Mapping[str, Any], path: Path) -> Non
         axes = [figure.add_subplot(grid[cell]) for cell in cells]
         axes[1].set_title(title, fontsize=11)
         _draw_layer(axes, picture, [_mean(gate) for gate in layer.gates])
-    figure.savefig(path, dpi=150)
+    figure.savefig(path, dpi=90)
     plt.close(figure)
 
 

@@ -54,8 +54,9 @@ def write_results(
     """Write result.csv, history.csv, predictions.json and the pictures; return the rows."""
     clips = [corpus.utterances[i] for i in test.utterance.unique().tolist()]
     y = np.array([corpus.labels.index(clip.label) for clip in clips])
-    title = " ".join(str(facts[k]) for k in ("corpus", "attention", "augmentation"))
-    title += f", fold {facts['fold']}"
+    title = "{corpus}, fold {fold}: attention {attention}, augmentation {augmentation}".format(
+        **facts
+    )
     rows, posteriors = [], {}
     for selection, kept in state["kept"].items():
         posteriors[selection] = posterior = kept["posterior"].numpy()
