@@ -20,7 +20,7 @@ exclude_patterns = ["_build"]
 html_theme = "furo"
 html_title = "icasa"
 html_static_path = ["_static"]
-html_css_files = ["equations.css"]
+html_css_files = ["site.css"]
 
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3

@@ -31,9 +31,13 @@ MATRIX = Path(__file__).parent.parent / "docs" / "matrix.csv"
 SHAPES = ((3, 16, 7, 9), (2, 16, 5, 12), (4, 16, 11, 6))  # the first is what tools are shown
 NO = {
     **{
-        (cls.__name__, "jit_script"): "no: deprecated in torch, use torch.export" for cls in CLASSES
+        (cls.__name__, "jit_script"): "it is deprecated in torch; use torch.export"
+        for cls in CLASSES
     },
-    ("DepthwiseSeparableConv", "autocast"): "no: the autocast dtype, as torch's convolutions",
+    (
+        "DepthwiseSeparableConv",
+        "autocast",
+    ): "like torch's convolutions it returns the autocast dtype",
 }
 del NO["HSwish", "jit_script"]
 PARAMETERS_ONLY = ("ddp", "fsdp", "qat")
@@ -237,20 +241,19 @@ def test_every_cell_is_as_the_matrix_says(cls, name, request):
 
 
 def cell(cls, name):
-    """What the matrix says of a layer: yes, no and why, or - where there is nothing to check."""
+    """What the matrix says of a layer: yes, no, or n/a where there is nothing to check."""
     if name in PARAMETERS_ONLY and not list(build(cls, 16).parameters()):
-        return "-"
-    return NO.get((cls.__name__, name), "yes")
+        return "n/a"
+    return "no" if (cls.__name__, name) in NO else "yes"
 
 
 def table():
     """The rows of docs/matrix.csv: a capability, what was checked, and a cell for every layer."""
-    head = ["check", "what", *(cls.__name__ for cls in CLASSES)]
-    rows = [
-        [name, check.__doc__.rstrip("."), *(cell(cls, name) for cls in CLASSES)]
-        for name, check in CHECKS.items()
-    ]
-    return [head, *rows]
+    rows = [["check", *(cls.__name__ for cls in CLASSES), "what"]]
+    for name, check in CHECKS.items():
+        reasons = dict.fromkeys(f" No: {why}." for (_, of), why in NO.items() if of == name)
+        rows.append([name, *(cell(cls, name) for cls in CLASSES), check.__doc__ + "".join(reasons)])
+    return rows
 
 
 def test_the_file_in_the_docs_is_this_matrix():

@@ -11,7 +11,8 @@ from examples.ser.report import write_csv
 RESULTS = Path(__file__).parent / "results"
 PAPER = Path(__file__).parent / "paper.csv"  # Li et al. 2026, Tables 8 and 12, in percent
 CELL = ("corpus", "attention", "augmentation")
-SHOWN = ("corpus", "fold", "attention", "augmentation", "preset", "epochs", "selection", "epoch")
+FIRST = ("attention", "augmentation", "selection", "epoch")
+LAST = ("corpus", "fold", "preset", "epochs", "seed")
 
 
 def read(path: Path) -> list[dict[str, str]]:
@@ -27,10 +28,12 @@ def summarise(results: Path) -> list[dict[str, str]]:
     for path in sorted(results.glob("*/result.csv")):
         for row in read(path):
             theirs = paper.get(tuple(row[key] for key in CELL), {})
-            shown = {key: row[key] for key in SHOWN}
-            shown |= {key: f"{float(row[key]):.2f}" for key in ("WA", "UA", "F1", "ECE")}
-            shown |= {f"paper {key}": theirs.get(key, "") for key in ("WA", "UA", "table")}
-            rows.append(shown | {"seed": row["seed"], "commit": row["commit"][:9]})
+            shown = {key: row[key] for key in FIRST}
+            for key in ("WA", "UA"):
+                shown |= {key: f"{float(row[key]):.2f}", f"paper {key}": theirs.get(key, "")}
+            shown |= {key: f"{float(row[key]):.2f}" for key in ("F1", "ECE")}
+            shown |= {key: row[key] for key in LAST} | {"commit": row["commit"][:9]}
+            rows.append(shown)
     return rows
 
 
