@@ -11,7 +11,7 @@ from examples.ser import train
 from examples.ser.synthetic import write_synthetic
 
 RUNS = {"baseline": ["--attention", "none"], "aam-icasa": ["--attention", "icasa", "--aam"]}
-SYNTHETIC = ["--epochs", "6", "--lr", "3e-3", "--batch-size", "16"]
+SYNTHETIC = ["--epochs", "10", "--lr", "2e-3", "--batch-size", "8"]
 RAVDESS = ["--epochs", "8", "--lr", "3e-3"]
 
 

@@ -97,7 +97,7 @@ def _cache_path(corpus: Corpus, cache: Path) -> Path:
 def _extract(clips: Sequence[Utterance], progress: bool) -> dict[str, np.ndarray]:
     """Read each clip once: its static MFCC, or its fault, and what the notes report."""
     static, faults, facts = [], [], []
-    for clip in tqdm(clips, desc="MFCC", unit="clip", disable=not progress):
+    for clip in tqdm(clips, desc="MFCC", unit="clip", disable=None if progress else True):
         try:
             audio = read_clip(clip.path)
         except ClipError as error:

@@ -136,7 +136,7 @@ def train_epoch(
     # As many batches as a plain split gives, of equal size: no process is left with an empty one.
     batches = order.tensor_split(-(-len(order) // args.batch_size))
     sums = torch.zeros(4, device=fabric.device)  # loss, correct, seen, mixed
-    bar = tqdm(batches, desc=f"epoch {epoch}", leave=False, disable=args.quiet)
+    bar = tqdm(batches, desc=f"epoch {epoch}", leave=False, disable=args.quiet or None)
     for batch in bar if fabric.is_global_zero else batches:
         index = batch[fabric.global_rank :: fabric.world_size]
         x, y = data.x[index], data.y[index]
