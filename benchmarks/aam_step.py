@@ -53,6 +53,7 @@ def train_step(model: nn.Module, aam: AAM, x: Tensor, y: Tensor, name: str) -> N
 def main() -> None:
     """Write a row per attention and batch size."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    RESULTS.parent.mkdir(exist_ok=True)
     rows = []
     for attention in ("none", "icasa"):
         for batch in (32, 128):
@@ -65,14 +66,14 @@ def main() -> None:
             torch.testing.assert_close(shared(model, aam, x, y), recomputed(model, aam, x, y))
             model.train()
             cases = {name: partial(train_step, model, aam, x, y, name) for name in STEPS}
-            times = alternate(cases, device, rounds=max(5, 600 // batch))
+            times = alternate(cases, device, rounds=max(5, 320 // batch))
             row = {"attention": attention, "batch": batch}
             row |= {f"{name} ms": spread("", 1e3 * t)[""] for name, t in times.items()}
             row |= spread("recomputed / shared", times["recomputed"] / times["shared"])
             row |= spread("shared / plain", times["shared"] / times["plain"])
             rows.append(row | provenance(device))
+            write_csv(RESULTS, rows)
             print(rows[-1], flush=True)
-    write_csv(RESULTS, rows)
 
 
 if __name__ == "__main__":
