@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,10 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def load(args: argparse.Namespace) -> tuple[Corpus, dict[str, Segments]]:
     """Corpus and its segments: "train", "test" and, if wanted, "validation"."""
     corpus = load_ravdess(args.ravdess) if args.ravdess else load_manifest(args.manifest)
+    if fault := unwritable(args.out):
+        if args.skip_bad:
+            raise CorpusError(corpus.name, [fault])  # nothing that could be skipped
+        corpus = replace(corpus, problems=(*corpus.problems, fault))
     corpus, frames = load_frames(
         corpus, args.cache, skip_bad=args.skip_bad, progress=not args.quiet
     )
@@ -199,14 +204,14 @@ def keep(kept: dict[str, Any], held_out: dict[str, dict[str, Any]], epoch: int) 
                 kept[name] = {"epoch": epoch, "posterior": posterior, "UA": ua}
 
 
-def check_writable(out: Path) -> None:
-    """Make the folder of the run, or say now that it cannot be written."""
+def unwritable(out: Path) -> str:
+    """Make the folder of the run; say what is wrong if it cannot be written, else nothing."""
     try:
         out.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=out):
-            pass
+            return ""
     except OSError as error:
-        raise SystemExit(f"--out {out} cannot be written ({error}); name another folder") from error
+        return f"--out {out} cannot be written ({error}); name another folder"
 
 
 def save(path: Path, value: Any) -> None:
@@ -241,7 +246,6 @@ def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
         strategy=DDPStrategy(broadcast_buffers=False) if many else "auto",
     )
     fabric.launch()
-    check_writable(args.out)
 
     # Data
     with fabric.rank_zero_first():

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from examples.ser import train
+from examples.ser.corpora import CorpusError
 from examples.ser.synthetic import write_synthetic
 
 CHANCE = 25.0  # four classes of equal size
@@ -127,10 +128,11 @@ def test_the_folder_of_another_run_is_refused(small, tmp_path):
         train.main(flags(small, tmp_path, *common, "--lr", 0.1))
 
 
-def test_an_unwritable_folder_is_refused_before_anything_else(tmp_path):
+@pytest.mark.parametrize("more", [(), ("--skip-bad",)])
+def test_an_unwritable_folder_cannot_be_skipped(small, tmp_path, more):
     (tmp_path / "file").write_text("")
-    with pytest.raises(SystemExit, match=r"--out .*file/run cannot be written .* name another"):
-        train.main(flags(tmp_path / "missing.csv", tmp_path / "file" / "run"))
+    with pytest.raises(CorpusError, match=r"--out .*file/run cannot be written .* name another"):
+        train.main(flags(small, tmp_path / "file" / "run", *more))
 
 
 def test_bad_clips_end_the_command_with_one_list_and_no_traceback(small, tmp_path):
@@ -141,10 +143,12 @@ def test_bad_clips_end_the_command_with_one_list_and_no_traceback(small, tmp_pat
     silent.write_bytes(b"")
     table[2] = f"{silent},{table[2].split(',', 1)[1]}"
     bad.write_text("\n".join(r.replace("S0", f"{small.parent}/S0", 1) for r in table) + "\n")
-    command = [sys.executable, "-m", "examples.ser.train", *flags(bad, tmp_path / "out")]
+    (tmp_path / "file").write_text("")
+    command = [sys.executable, "-m", "examples.ser.train", *flags(bad, tmp_path / "file" / "run")]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 1
-    assert "2 problem(s)" in done.stderr
+    assert "3 problem(s)" in done.stderr
+    assert "cannot be written" in done.stderr
     assert "missing_S01" in done.stderr
     assert "silent.wav" in done.stderr
     assert "Traceback" not in done.stderr
