@@ -57,3 +57,33 @@ def feature_map(layer: Any, x: Tensor) -> None:
         name = type(layer).__name__
         mend = "take x.real or x.abs()" if x.is_complex() else "call x.float()"
         raise ValueError(f"{name} wants a floating point x, got {x.dtype}; {mend} first")
+
+
+def between(name: str, value: float, low: float, high: float) -> float:
+    """Return ``value`` if it is a number in [low, high]."""
+    if not isinstance(value, (int, float)) or not low <= value <= high:
+        raise ValueError(f"{name} must be a number in [{low:g}, {high:g}], got {value!r}")
+    return float(value)
+
+
+def per_sample(name: str, value: Tensor, x: Tensor) -> None:
+    """Raise unless ``value`` is a tensor with one entry per sample."""
+    if not isinstance(value, Tensor):
+        raise ValueError(
+            f"{name} must be a tensor of shape ({len(x)},), got {type(value).__name__}; "
+            f"number the ids and wrap them in torch.tensor"
+        )
+    if value.shape != x.shape[:1]:
+        raise ValueError(
+            f"{name} must have shape ({len(x)},), one entry per sample, got {tuple(value.shape)}"
+        )
+    same_device(name, value, x)
+
+
+def same_device(name: str, value: Tensor, x: Tensor) -> None:
+    """Raise unless ``value`` lies where ``x`` lies."""
+    if value.device != x.device:
+        raise ValueError(
+            f"{name} must lie on x's device {x.device}, got {value.device}; "
+            f"call {name}.to(x.device) first"
+        )

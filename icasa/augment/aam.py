@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from icasa._check import one_of, positive_int
+from icasa._check import between, one_of, per_sample, positive_int, same_device
 from icasa.padding import clear_padding
 
 
@@ -119,13 +119,13 @@ class AAM(nn.Module):
                 "pairing='random' admits every pair, so quantile does nothing; leave one out"
             )
         self.num_classes = positive_int("num_classes", num_classes)
-        self.threshold = _between("threshold", threshold, -1, 1)
+        self.threshold = between("threshold", threshold, -1, 1)
         # DIFF: the text wants "more informative regions", Eq. 3 gives the harder sample the
         # smaller weight. As written by default; a negative alpha for the text's reading.
-        self.alpha = _between("alpha", alpha, -1e6, 1e6)
+        self.alpha = between("alpha", alpha, -1e6, 1e6)
         self.representation = representation
         self.pairing = pairing
-        self.quantile = None if quantile is None else _between("quantile", quantile, 0, 1)
+        self.quantile = None if quantile is None else between("quantile", quantile, 0, 1)
         self.fixed_size = fixed_size
 
     def forward(
@@ -214,7 +214,7 @@ class AAM(nn.Module):
                 f"AAM wants y of shape ({n},) or ({n}, {k}), got {tuple(y.shape)}; "
                 f"match y to x or build AAM with num_classes as wide as the labels"
             )
-        _same_device("y", y, x)
+        same_device("y", y, x)
         if y.ndim == 2:
             return y if y.is_floating_point() else y.to(torch.promote_types(x.dtype, torch.float32))
         if y.is_floating_point():
@@ -270,7 +270,7 @@ class AAM(nn.Module):
             if group is None:
                 match += [None, None]
                 continue
-            _check_row(name, group, x)
+            per_sample(name, group, x)
             same = group.unsqueeze(1) == group  # (N, N)
             match += [_share(same, admitted), _share(same, every)]
         found = admitted.any(1)
@@ -341,7 +341,7 @@ class AAM(nn.Module):
                 f"AAM with alpha={self.alpha} wants difficulty of shape ({len(x)},), got None; "
                 f"pass the loss of each sample or build AAM with alpha=0"
             )
-        _check_row("difficulty", difficulty, x)
+        per_sample("difficulty", difficulty, x)
         if not difficulty.is_floating_point():
             raise ValueError(f"difficulty must be floating point, got {difficulty.dtype}")
         # DIFF: Eq. 2 does not say whether a gradient flows through the difficulty; none does.
@@ -371,7 +371,7 @@ def _eligible(x: Tensor, utterance: Tensor | None) -> Tensor:
     eligible = ~torch.eye(len(x), dtype=torch.bool, device=x.device)
     if utterance is None:
         return eligible
-    _check_row("utterance", utterance, x)
+    per_sample("utterance", utterance, x)
     return eligible & (utterance.unsqueeze(1) != utterance)
 
 
@@ -379,33 +379,3 @@ def _share(part: Tensor, whole: Tensor) -> float | None:
     """Return the share of ``whole`` that ``part`` takes, None if ``whole`` is empty."""
     total = int(whole.sum())
     return int((part & whole).sum()) / total if total else None
-
-
-def _between(name: str, value: float, low: float, high: float) -> float:
-    """Return ``value`` if it is a number in [low, high]."""
-    if not isinstance(value, (int, float)) or not low <= value <= high:
-        raise ValueError(f"{name} must be a number in [{low:g}, {high:g}], got {value!r}")
-    return float(value)
-
-
-def _check_row(name: str, value: Tensor, x: Tensor) -> None:
-    """Raise unless ``value`` is a tensor with one entry per sample."""
-    if not isinstance(value, Tensor):
-        raise ValueError(
-            f"{name} must be a tensor of shape ({len(x)},), got {type(value).__name__}; "
-            f"number the ids and wrap them in torch.tensor"
-        )
-    if value.shape != x.shape[:1]:
-        raise ValueError(
-            f"{name} must have shape ({len(x)},), one entry per sample, got {tuple(value.shape)}"
-        )
-    _same_device(name, value, x)
-
-
-def _same_device(name: str, value: Tensor, x: Tensor) -> None:
-    """Raise unless ``value`` lies where ``x`` lies."""
-    if value.device != x.device:
-        raise ValueError(
-            f"{name} must lie on x's device {x.device}, got {value.device}; "
-            f"call {name}.to(x.device) first"
-        )
