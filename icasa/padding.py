@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from icasa._check import per_sample
+
 
 def clear_padding(
     x: Tensor, lengths: Tensor | None, value: float = 0.0
@@ -15,12 +17,11 @@ def clear_padding(
     """
     if lengths is None:
         return x, None
+    per_sample("lengths", lengths, x)
     n, width = x.shape[0], x.shape[-1]
-    if lengths.shape != (n,) or lengths.is_floating_point() or lengths.device != x.device:
+    if lengths.is_floating_point():
         raise ValueError(
-            f"lengths must be {n} integers on {x.device}, one per sample, got {lengths.dtype} "
-            f"{tuple(lengths.shape)} on {lengths.device}; "
-            f"pass torch.tensor([...], device=x.device)"
+            f"lengths must be integers, got {lengths.dtype}; call lengths.long() first"
         )
     if not torch.compiler.is_compiling() and ((lengths < 1) | (lengths > width)).any():
         raise ValueError(

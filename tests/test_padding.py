@@ -65,8 +65,12 @@ def test_gradients_do_not_reach_the_padding(cls):
 @pytest.mark.parametrize(
     ("lengths", "message"),
     [
-        (torch.tensor([3]), r"lengths must be 2 integers on cpu, .* got torch.int64 \(1,\)"),
-        (torch.tensor([3.0, 3.0]), r"lengths must be 2 integers .* got torch.float32 \(2,\)"),
+        (torch.tensor([3]), r"lengths must have shape \(2,\), one entry per sample, got \(1,\)"),
+        (
+            torch.tensor([3.0, 3.0]),
+            r"lengths must be integers, got torch.float32; call lengths.long",
+        ),
+        ([3, 3], r"lengths must be a tensor of shape \(2,\), got list; .* torch.tensor"),
         (torch.tensor([0, 3]), r"lengths must lie in 1..5, .* got \[0, 3\]; count the valid"),
         (torch.tensor([3, 6]), r"lengths must lie in 1..5, .* got \[3, 6\]"),
     ],
