@@ -288,17 +288,21 @@ def _with_folds(
 
 @dataclass(frozen=True)
 class Split:
-    """Train, validation (may be empty) and test; ValueError if a speaker or clip is on two."""
+    """Train, validation (may be empty) and test; ValueError if a speaker or clip is on two.
+
+    Only a `leaky` split may have a speaker on two sides.
+    """
 
     train: tuple[Utterance, ...]
     validation: tuple[Utterance, ...]
     test: tuple[Utterance, ...]
+    leaky: bool = False
 
     def __post_init__(self) -> None:
         """Guard the sides."""
         sides = {"train": self.train, "validation": self.validation, "test": self.test}
         for (a, first), (b, second) in itertools.combinations(sides.items(), 2):
-            for what, key in (("utterance", "id"), ("speaker", "speaker")):
+            for what, key in (("utterance", "id"), ("speaker", "speaker"))[: 2 - self.leaky]:
                 both = {getattr(u, key) for u in first} & {getattr(u, key) for u in second}
                 if both:
                     named = ", ".join(sorted(both))
@@ -307,8 +311,8 @@ class Split:
             raise ValueError(f"no utterance in {', '.join(empty)}; use more speakers or folds")
 
 
-def split(corpus: Corpus, fold: int, validation: bool = False) -> Split:
-    """Test on `fold`, train on the others, speaker-independent.
+def split(corpus: Corpus, fold: int, validation: bool = False, *, leaky: bool = False) -> Split:
+    """Test on `fold`, train on the others, speaker-independent unless `leaky`.
 
     With `validation`, two speakers leave the training side: the first man and the first woman
     counted from the fold after `fold`, or the first two speakers where genders are unknown.
@@ -324,6 +328,7 @@ def split(corpus: Corpus, fold: int, validation: bool = False) -> Split:
         train=tuple(u for u in rest if u.speaker not in pair),
         validation=tuple(u for u in rest if u.speaker in pair),
         test=tuple(u for u in corpus.utterances if u.fold == fold),
+        leaky=leaky,
     )
 
 

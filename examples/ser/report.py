@@ -74,8 +74,11 @@ def write_results(
         | {name: posterior[i].round(5).tolist() for name, posterior in posteriors.items()}
         for i, clip in enumerate(clips)
     ]
-    record = {"labels": corpus.labels, "notes": corpus.notes, "run": facts, "pairs": state["pairs"]}
-    text = json.dumps(record | {"utterances": utterances}, indent=0)
+    record = {
+        "labels": corpus.labels, "notes": corpus.notes, "run": facts, "pairs": state["pairs"],
+        "rows": rows, "history": state["history"], "utterances": utterances,
+    }  # fmt: skip
+    text = json.dumps(record, indent=0)
     (out / "predictions.json").write_text(text + "\n")
     return rows
 

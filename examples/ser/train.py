@@ -8,13 +8,11 @@ stopped goes on where it was when the same command is given again. Under
 """
 
 import argparse
-import math
 import os
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,107 +28,24 @@ from torch import nn
 from tqdm import tqdm
 
 from examples.ser.attention_figure import draw_attention
-from examples.ser.corpora import Corpus, CorpusError, load_manifest, load_ravdess, split
+from examples.ser.corpora import CorpusError
+from examples.ser.data import load
 from examples.ser.evaluate import scores, utterance_posteriors
-from examples.ser.features import Segments, Standardizer, load_frames, make_segments
-from examples.ser.macnn import ATTENTION, CHANNELS, HEADS, MACNN, PADDING
+from examples.ser.features import Segments
+from examples.ser.macnn import MACNN
+from examples.ser.options import FREE, parse
 from examples.ser.report import git_commit, provenance, write_results
 from icasa import AAM, aam_loss, attention_maps, soft_cross_entropy
 
-PRESETS: dict[str, dict[str, Any]] = {
-    # Section 3.2 to the letter: constant rate, no validation, the last epoch counts.
-    "paper": {"schedule": "constant", "validation": False},
-    # What the paper leaves out: a schedule that settles, and speakers to select by.
-    "recommended": {"schedule": "cosine", "validation": True},
-}
-# What does not change the numbers, and so may differ when a run is resumed.
-FREE = ("out", "ravdess", "manifest", "cache", "device", "threads", "quiet")
 
-
-def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Read the flags; a preset sets the schedule and the validation."""
-    parser = argparse.ArgumentParser(
-        description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
-    group = parser.add_argument_group("corpus")
-    which = group.add_mutually_exclusive_group(required=True)
-    which.add_argument("--ravdess", type=Path, metavar="ROOT", help="folder with Actor_01..24")
-    which.add_argument("--manifest", type=Path, metavar="CSV", help="path,label,speaker[,fold...]")
-    group.add_argument("--fold", type=int, default=0, help="the fold to test on")
-    group.add_argument("--skip-bad", action="store_true", help="leave bad clips out, and say so")
-    group.add_argument("--cache", type=Path, default=Path("runs/cache"), help="features go here")
-    group = parser.add_argument_group("features")
-    group.add_argument("--normalize", choices=Standardizer.MODES, default="train")
-    group.add_argument("--tail", choices=("pad", "drop"), default="pad", help="last window")
-    group.add_argument("--train-stride", type=float, default=1.0, help="seconds")
-    group.add_argument("--test-stride", type=float, default=0.4, help="seconds")
-    group = parser.add_argument_group("model")
-    group.add_argument("--attention", choices=ATTENTION, default="icasa")
-    group.add_argument("--places", nargs="+", choices=CHANNELS, default=list(CHANNELS))
-    group.add_argument("--head", choices=HEADS, default="fusion")
-    group.add_argument("--padding", choices=PADDING, default="macnn")
-    group = parser.add_argument_group("AAM")
-    group.add_argument("--aam", action="store_true", help="train with Adaptive Acoustic Mixup")
-    group.add_argument("--threshold", type=float, default=0.7, help="T of Eq. 1")
-    group.add_argument("--alpha", type=float, default=2.0, help="alpha of Eq. 3; 0: no weighting")
-    group.add_argument("--representation", choices=("mean", "flat"), default="mean")
-    group.add_argument("--pairing", choices=("similar", "balanced", "random"), default="similar")
-    group.add_argument("--across-utterances", action="store_true", help="no pair within a clip")
-    group = parser.add_argument_group("optimisation")
-    preset = group.add_mutually_exclusive_group()
-    for name, values in PRESETS.items():
-        preset.add_argument(
-            f"--{name}", dest="preset", action="store_const", const=name, default="recommended",
-            help=", ".join(f"{key}={value}" for key, value in values.items()),
-        )  # fmt: skip
-    group.add_argument("--epochs", type=int, default=60)
-    group.add_argument("--batch-size", type=int, default=32, help="over all processes")
-    group.add_argument("--lr", type=float, default=1e-3)
-    group.add_argument("--weight-decay", type=float, default=1e-6)
-    group.add_argument("--schedule", choices=("constant", "cosine"), help="of the rate, by epoch")
-    group.add_argument("--validation", action=argparse.BooleanOptionalAction, help="speaker pair")
-    group.add_argument("--seed", type=int, default=987654)
-    group = parser.add_argument_group("run")
-    group.add_argument("--out", type=Path, required=True, help="folder of this run")
-    group.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    group.add_argument("--threads", type=int, help="CPU threads; torch's default when not given")
-    group.add_argument("--quiet", action="store_true", help="no progress bars")
-    args = parser.parse_args(argv)
-    for key, value in PRESETS[args.preset].items():
-        if getattr(args, key) is None:
-            setattr(args, key, value)
-    for key in ("epochs", "batch_size", "lr"):
-        if not getattr(args, key) > 0:
-            parser.error(f"--{key.replace('_', '-')} must be above 0, got {getattr(args, key)}")
-    return args
-
-
-def load(args: argparse.Namespace) -> tuple[Corpus, dict[str, Segments]]:
-    """Corpus and its segments: "train", "test" and, if wanted, "validation"."""
-    corpus = load_ravdess(args.ravdess) if args.ravdess else load_manifest(args.manifest)
-    if fault := unwritable(args.out):
-        if args.skip_bad:
-            raise CorpusError(corpus.name, [fault])  # nothing that could be skipped
-        corpus = replace(corpus, problems=(*corpus.problems, fault))
-    corpus, frames = load_frames(
-        corpus, args.cache, skip_bad=args.skip_bad, progress=not args.quiet
-    )
-    parts = split(corpus, args.fold, args.validation)
-    standardizer = Standardizer(args.normalize).fit(parts.train, frames)
-    data = {}
-    for name, utterances in vars(parts).items():
-        if utterances:
-            data[name] = make_segments(
-                corpus, utterances, frames, standardizer,
-                stride_s=args.train_stride if name == "train" else args.test_stride,
-                tail=args.tail, held_out=name != "train",
-            )  # fmt: skip
-    return corpus, data
+def batch_count(data: Segments, args: argparse.Namespace) -> int:
+    """As many batches as a plain split of the segments gives."""
+    return -(-len(data) // args.batch_size)
 
 
 def train_epoch(
-    fabric: Fabric, model: nn.Module, optimizer: Any, aam: AAM | None, data: Segments, epoch: int,
-    args: argparse.Namespace,
+    fabric: Fabric, model: nn.Module, optimizer: Any, scheduler: Any, aam: AAM | None,
+    data: Segments, epoch: int, args: argparse.Namespace,
 ) -> dict[str, float]:  # fmt: skip
     """One pass over the segments; the draws follow from seed and epoch alone."""
     model.train()
@@ -138,8 +53,9 @@ def train_epoch(
     order = torch.randperm(len(data), generator=generator).to(fabric.device)
     pairing = torch.Generator(fabric.device)
     pairing.manual_seed(args.seed * 1_000_003 + epoch * 1_009 + fabric.global_rank)
-    # As many batches as a plain split gives, of equal size: no process is left with an empty one.
-    batches = order.tensor_split(-(-len(order) // args.batch_size))
+    # Of equal size: no process is left with an empty one.
+    batches = order.tensor_split(batch_count(data, args))
+    criterion = partial(soft_cross_entropy, label_smoothing=args.label_smoothing)
     sums = torch.zeros(4, device=fabric.device)  # loss, correct, seen, mixed
     bar = tqdm(batches, desc=f"epoch {epoch}", leave=False, disable=args.quiet or None)
     for batch in bar if fabric.is_global_zero else batches:
@@ -148,13 +64,16 @@ def train_epoch(
         optimizer.zero_grad()
         if aam:
             apart = data.utterance[index] if args.across_utterances else None
-            step = aam_loss(model, aam, x, y, utterance=apart, generator=pairing)
+            step = aam_loss(
+                model, aam, x, y, criterion=criterion, utterance=apart, generator=pairing
+            )
             loss, logits, mixed = step.loss, step.logits, step.pairs.weight().sum()
         else:
             logits = model(x)
-            loss, mixed = soft_cross_entropy(logits, y), sums.new_zeros(())
+            loss, mixed = criterion(logits, y), sums.new_zeros(())
         fabric.backward(loss)
         optimizer.step()
+        scheduler.step()
         correct, seen = (logits.argmax(1) == y).sum(), sums.new_tensor(len(y))
         sums += torch.stack((loss.detach() * seen, correct, seen, mixed))
     loss_sum, correct, seen, mixed = fabric.all_reduce(sums, reduce_op="sum").tolist()
@@ -172,11 +91,13 @@ def report_pairs(aam: AAM, data: Segments, seed: int, most: int = 4096) -> dict[
     return {name: round(share, 4) for name, share in report._asdict().items() if share is not None}
 
 
-def rate(args: argparse.Namespace, epoch: int) -> float:
-    """Factor on the learning rate in `epoch`, counted from 0: constant, or half a cosine."""
-    if args.schedule == "constant":
-        return 1.0
-    return 0.5 * (1 + math.cos(math.pi * epoch / args.epochs))
+def make_schedule(optimizer: Any, args: argparse.Namespace, steps: int) -> Any:
+    """Learning rate by step: constant, half a cosine, or one cycle (Smith and Topin 2019)."""
+    if args.schedule == "cosine":
+        return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    if args.schedule == "onecycle":
+        return torch.optim.lr_scheduler.OneCycleLR(optimizer, args.lr, steps)
+    return torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
 
 
 def average_buffers(fabric: Fabric, net: nn.Module) -> None:
@@ -202,16 +123,6 @@ def keep(kept: dict[str, Any], held_out: dict[str, dict[str, Any]], epoch: int) 
             ua = held_out[part]["UA"]
             if name not in kept or ua > kept[name]["UA"]:
                 kept[name] = {"epoch": epoch, "posterior": posterior, "UA": ua}
-
-
-def unwritable(out: Path) -> str:
-    """Make the folder of the run; say what is wrong if it cannot be written, else nothing."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=out):
-            return ""
-    except OSError as error:
-        return f"--out {out} cannot be written ({error}); name another folder"
 
 
 def save(path: Path, value: Any) -> None:
@@ -243,6 +154,7 @@ def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
         accelerator=args.device,
         devices=int(os.environ["LOCAL_WORLD_SIZE"]) if many else 1,
         num_nodes=int(os.environ.get("GROUP_WORLD_SIZE", 1)),
+        precision=args.precision,
         strategy=DDPStrategy(broadcast_buffers=False) if many else "auto",
     )
     fabric.launch()
@@ -278,7 +190,7 @@ def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
     # Optimiser
     optimizer = torch.optim.Adam(net.parameters(), lr=args.lr, weight_decay=args.weight_decay)
     model, optimizer = fabric.setup(net, optimizer)
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda epoch: rate(args, epoch))
+    scheduler = make_schedule(optimizer, args, args.epochs * batch_count(train, args))
     parts = {"model": net, "optimizer": optimizer, "scheduler": scheduler}
     config = {k: str(v) for k, v in vars(args).items() if k not in FREE}
     config |= {"train segments": str(len(train)), "labels": str(corpus.labels)}
@@ -294,11 +206,11 @@ def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
     for epoch in range(len(state["history"]) + 1, args.epochs + 1):
         start = time.perf_counter()
         row = {"epoch": epoch, "lr": scheduler.get_last_lr()[0]}
-        row |= train_epoch(fabric, model, optimizer, aam, train, epoch, args)
-        scheduler.step()
+        row |= train_epoch(fabric, model, optimizer, scheduler, aam, train, epoch, args)
         average_buffers(fabric, net)
         if fabric.is_global_zero:
-            held_out = {part: evaluate(net, data[part], corpus.labels) for part in data}
+            with fabric.autocast():
+                held_out = {part: evaluate(net, data[part], corpus.labels) for part in data}
             for part, result in held_out.items():
                 row |= {f"{part}_{measure}": result[measure] for measure in ("loss", "WA", "UA")}
             row |= {f"beta_{place}": beta for place, beta in net.betas().items()}
@@ -315,7 +227,7 @@ def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
     facts = {
         "corpus": corpus.name, "fold": args.fold, "attention": args.attention,
         "augmentation": "aam" if args.aam else "none", "preset": args.preset,
-        "epochs": args.epochs,
+        "protocol": args.protocol, "precision": args.precision, "epochs": args.epochs,
         "commit": " ".join(state["commits"]),  # several if the code changed between two resumes
     } | provenance(argv, args.seed, fabric)  # fmt: skip
     if maps := attention_maps(net.eval(), data["test"].x[:1]):

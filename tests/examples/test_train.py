@@ -8,8 +8,9 @@ import sys
 import pytest
 import torch
 
-from examples.ser import train
+from examples.ser import options, train
 from examples.ser.corpora import CorpusError
+from examples.ser.data import load
 from examples.ser.synthetic import write_synthetic
 
 CHANCE = 25.0  # four classes of equal size
@@ -103,22 +104,64 @@ def test_rows_predictions_and_pictures_tell_one_story(small, tmp_path):
 
 
 def test_the_paper_preset_is_section_3_2():
-    args = train.parse(["--manifest", "m.csv", "--out", "o", "--paper"])
+    args = options.parse(["--manifest", "m.csv", "--out", "o", "--paper"])
     wanted = {
         "schedule": "constant", "validation": False, "lr": 1e-3, "weight_decay": 1e-6,
         "batch_size": 32, "epochs": 60, "seed": 987654, "train_stride": 1.0, "test_stride": 0.4,
         "threshold": 0.7, "alpha": 2.0,
     }  # fmt: skip
     assert {key: getattr(args, key) for key in wanted} == wanted
-    assert [train.rate(args, epoch) for epoch in range(60)] == [1.0] * 60
+    assert rates(args) == [1e-3] * 60
+
+
+def rates(args):
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=args.lr)
+    scheduler = train.make_schedule(optimizer, args, args.epochs)
+    seen = []
+    for _ in range(args.epochs):
+        seen.append(scheduler.get_last_lr()[0])
+        optimizer.step()
+        scheduler.step()
+    return seen
 
 
 def test_the_recommended_rate_falls_by_half_a_cosine():
-    args = train.parse(["--manifest", "m.csv", "--out", "o", "--epochs", "4"])
+    args = options.parse(["--manifest", "m.csv", "--out", "o", "--epochs", "4"])
     assert args.validation
-    assert [train.rate(args, e) for e in range(4)] == pytest.approx(
-        [1, 0.85355339, 0.5, 0.14644661]
-    )
+    assert rates(args) == pytest.approx([1e-3, 0.85355339e-3, 0.5e-3, 0.14644661e-3])
+
+
+def test_one_cycle_rises_to_the_rate_given_and_falls_below_its_start():
+    args = options.parse(["--manifest", "m.csv", "--out", "o", "--onecycle", "--lr", "0.01"])
+    assert not args.validation
+    assert args.label_smoothing == 0.1
+    seen = rates(args)
+    assert len(seen) == 12
+    assert max(seen) == pytest.approx(0.01, rel=0.05)
+    assert seen[-1] < seen[0] < max(seen)
+
+
+def test_validation_speakers_are_refused_where_speakers_are_not_apart(capsys):
+    with pytest.raises(SystemExit):
+        options.parse(["--manifest", "m.csv", "--out", "o", "--protocol", "leaky-segment"])
+    assert "add --no-validation" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("protocol", ["leaky-utterance", "leaky-segment"])
+def test_a_leaky_protocol_says_so_and_leaks_what_its_name_says(small, tmp_path, protocol):
+    more = ("--protocol", protocol, "--onecycle", "--epochs", 1, "--attention", "none")
+    result = train.main(flags(small, tmp_path, *more, "--precision", "bf16-mixed"))
+    assert {row["protocol"] for row in result} == {protocol}
+    args = options.parse(flags(small, tmp_path, *more))
+    corpus, data = load(args)
+    for what, leaks in (("speaker", True), ("utterance", False)):
+        both = set(getattr(data["train"], what).tolist()) & set(
+            getattr(data["test"], what).tolist()
+        )
+        assert bool(both) == leaks, what
+    clips = {name: {corpus.utterances[i].id.split("#")[0] for i in part.utterance.tolist()}
+             for name, part in data.items()}  # fmt: skip
+    assert bool(clips["train"] & clips["test"]) == (protocol == "leaky-segment")
 
 
 def test_the_folder_of_another_run_is_refused(small, tmp_path):

@@ -1,0 +1,188 @@
+"""Rerun the paper's tables: every table is a set of cells, every cell one training run.
+
+    python -m examples.ser.reproduce --ravdess path/to/ravdess --table 8 10 --jobs 2
+    python -m examples.ser.reproduce --ravdess path/to/ravdess --list
+
+A cell is a corpus, a protocol, a variant, a fold and a seed. What has a file in results/grid/ is
+skipped; what was stopped goes on where it was; a cell that another process works on is left to it.
+``python -m examples.ser.tables`` makes the tables of what is there.
+"""
+
+import argparse
+import gzip
+import itertools
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+from tqdm import tqdm
+
+from examples.ser.options import PRESETS
+
+GRID = Path(__file__).parent / "results" / "grid"
+FOLDS = {"ravdess": range(6), "iemocap": range(5)}
+ATTENTIONS = ("none", "sa", "ica", "icasa", "eca", "cbam", "se", "ca")
+THRESHOLDS = (0.1, 0.3, 0.5, 0.7, 0.9)
+ALPHAS = (1, 2, 3, 5)
+VARIANTS = {
+    "none": ["--attention", "none"],
+    "icasa": ["--attention", "icasa"],
+    **{f"{name}+aam": ["--attention", name, "--aam"] for name in ATTENTIONS},
+    "none+aam-unweighted": ["--attention", "none", "--aam", "--alpha", "0"],
+    "none+aam-random": ["--attention", "none", "--aam", "--pairing", "random"],
+    **{f"none+aam-T{t}": ["--attention", "none", "--aam", "--threshold", f"{t}"]
+       for t in THRESHOLDS if t != 0.7},
+    **{f"none+aam-alpha{a}": ["--attention", "none", "--aam", "--alpha", f"{a}"]
+       for a in ALPHAS if a != 2},
+}  # fmt: skip
+SPEAKER, LEAKY = ("speaker",), ("leaky-utterance", "leaky-segment")
+OURS = ("none", "icasa+aam")  # the paper's baseline, and AAM-ICASA-MACNN
+# Table -> (variants, protocols). Tables 13 to 19 are read off the same predictions.
+TABLES = {
+    "6": (("none+aam", *(v for v in VARIANTS if "-T" in v)), SPEAKER),
+    "7": (("none+aam", *(v for v in VARIANTS if "-alpha" in v)), SPEAKER),
+    "8": (("none", "none+aam-unweighted", "none+aam-random", "none+aam"), SPEAKER),
+    "10": (("none+aam", "sa+aam", "ica+aam", "icasa+aam"), SPEAKER),
+    "12": (("none+aam", "eca+aam", "cbam+aam", "se+aam", "ca+aam", "icasa+aam"), SPEAKER),
+    "13-19": (OURS, SPEAKER),
+    "protocol": (OURS, SPEAKER + LEAKY),
+    "separate": (("none", "icasa", "none+aam", "icasa+aam"), SPEAKER),  # what each brings alone
+}
+SEED = 987654
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training run of the grid."""
+
+    corpus: str
+    protocol: str
+    variant: str
+    fold: int
+    seed: int
+    preset: str
+    epochs: int
+    precision: str
+
+    @property
+    def name(self) -> str:
+        """Name of its folder and file."""
+        budget = f"{self.preset}{self.epochs}"
+        where = f"{self.corpus}-{self.protocol}-{self.variant}-{budget}-{self.precision}"
+        return f"{where}-seed{self.seed}-fold{self.fold}"
+
+    def flags(self) -> list[str]:
+        """Return the flags of `examples.ser.train` that say this cell."""
+        flags = ["--protocol", self.protocol, "--fold", str(self.fold), "--seed", str(self.seed)]
+        flags += [f"--{self.preset}", "--epochs", str(self.epochs), "--precision", self.precision]
+        return [*flags, "--no-validation", *VARIANTS[self.variant]]
+
+
+def expand(tables: Iterable[str], args: argparse.Namespace) -> list[Cell]:
+    """List the cells of the tables, each once, fold by fold: a stop leaves whole comparisons."""
+    wanted = {
+        (protocol, variant): None
+        for table in tables
+        for protocol, variant in itertools.product(*reversed(TABLES[table]))
+    }
+    corpus = "iemocap" if args.iemocap else "ravdess"
+    folds = FOLDS[corpus] if args.folds is None else args.folds
+    return [
+        Cell(corpus, protocol, variant, fold, seed, args.preset, args.epochs, args.precision)
+        for seed, fold, (protocol, variant) in itertools.product(args.seeds, folds, wanted)
+    ]
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Read the flags."""
+    parser = argparse.ArgumentParser(
+        description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--ravdess", type=Path, metavar="ROOT")
+    which.add_argument("--iemocap", type=Path, metavar="ROOT")
+    parser.add_argument("--table", nargs="+", choices=TABLES, default=list(TABLES))
+    parser.add_argument("--folds", nargs="+", type=int, help="all when not given")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[SEED])
+    parser.add_argument("--preset", choices=PRESETS, default="paper")
+    parser.add_argument("--epochs", type=int, default=60)
+    parser.add_argument("--precision", choices=("32-true", "bf16-mixed"), default="32-true")
+    parser.add_argument("--list", action="store_true", help="say what is done, and stop")
+    parser.add_argument("--jobs", type=int, default=1, help="cells at once")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads of a cell")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument("--shard", default="0/1", metavar="I/N", help="every N-th cell from I on")
+    parser.add_argument("--cache", type=Path, default=Path("runs/cache"))
+    parser.add_argument("--runs", type=Path, default=Path("runs/grid"), help="checkpoints, logs")
+    parser.add_argument("--out", type=Path, default=GRID, help="one file per cell that is done")
+    args = parser.parse_args(argv)
+    try:
+        first, count = (int(part) for part in args.shard.split("/"))
+    except ValueError:
+        first, count = -1, 0
+    if not 0 <= first < count:
+        parser.error(f"--shard {args.shard}: wanted I/N with 0 <= I < N, such as 0/4")
+    args.shard = slice(first, None, count)
+    return args
+
+
+def run(cell: Cell, args: argparse.Namespace) -> str:
+    """Train a cell that nobody has done or is doing; say what became of it."""
+    folder = args.runs / cell.name
+    folder.mkdir(parents=True, exist_ok=True)
+    done = args.out / f"{cell.name}.json.gz"
+    try:
+        with FileLock(folder / "lock", timeout=0):
+            if done.exists():
+                return "there already"
+            source = "--iemocap" if args.iemocap else "--ravdess"
+            command = [sys.executable, "-m", "examples.ser.train", *cell.flags(), "--quiet"]
+            command += [source, str(args.iemocap or args.ravdess), "--device", args.device]
+            command += ["--cache", str(args.cache), "--out", str(folder)]
+            command += ["--threads", str(args.threads)]
+            with (folder / "log.txt").open("a") as log:
+                log.write(shlex.join(command) + "\n")
+                log.flush()
+                code = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT).returncode
+            if code:
+                return f"FAILED, see {folder / 'log.txt'}"
+            compress(folder / "predictions.json", done)
+            return "done"
+    except Timeout:
+        return "left to another process"
+
+
+def compress(source: Path, target: Path) -> None:
+    """Write beside and rename, without a time stamp: equal content gives equal bytes."""
+    partial = target.with_suffix(".tmp")
+    partial.write_bytes(gzip.compress(source.read_bytes(), mtime=0))
+    partial.replace(target)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run what is missing; return how many cells failed."""
+    args = parse(argv)
+    cells = expand(args.table, args)[args.shard]
+    missing = [cell for cell in cells if not (args.out / f"{cell.name}.json.gz").exists()]
+    print(f"{len(cells)} cells, {len(cells) - len(missing)} done, {len(missing)} to run")
+    if args.list:
+        for cell in cells:
+            print("missing" if cell in missing else "done   ", cell.name)
+        return 0
+    args.out.mkdir(parents=True, exist_ok=True)
+    failed = 0
+    with ThreadPoolExecutor(args.jobs) as pool, tqdm(total=len(missing), unit="cell") as bar:
+        for cell, end in zip(missing, pool.map(lambda cell: run(cell, args), missing), strict=True):
+            failed += end.startswith("FAILED")
+            bar.write(f"{cell.name}: {end}")
+            bar.update()
+    return failed
+
+
+if __name__ == "__main__":
+    raise SystemExit(min(main(), 1))
