@@ -30,7 +30,7 @@ def clear_padding(
         )
     padding = torch.arange(width, device=x.device) >= lengths.unsqueeze(1)  # (N, W)
     padding = padding.reshape(n, *[1] * (x.ndim - 2), width)
-    return x.masked_fill(padding, value), width / lengths
+    return torch.where(padding, value, x), width / lengths
 
 
 def spatial_mean(x: Tensor, lengths: Tensor | None, first: int = 2) -> Tensor:

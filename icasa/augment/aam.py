@@ -7,7 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from icasa._check import between, one_of, per_sample, positive_int, same_device
+from icasa._check import between, one_of, per_sample, positive_int
+from icasa.augment.draw import uniform
+from icasa.augment.labels import float_labels
 from icasa.padding import clear_padding
 
 
@@ -203,31 +205,7 @@ class AAM(nn.Module):
         tensor([[0., 0., 1.],
                 [1., 0., 0.]])
         """
-        n, k = len(x) if x.ndim else 0, self.num_classes
-        if x.ndim < 2 or not x.is_floating_point():
-            raise ValueError(
-                f"AAM wants a floating point x of shape (N, *) with at least 2 axes, "
-                f"got {x.dtype} {tuple(x.shape)}; call x.float() or add the missing axis first"
-            )
-        if y.shape not in ((n,), (n, k)):
-            raise ValueError(
-                f"AAM wants y of shape ({n},) or ({n}, {k}), got {tuple(y.shape)}; "
-                f"match y to x or build AAM with num_classes as wide as the labels"
-            )
-        same_device("y", y, x)
-        if y.ndim == 2:
-            return y if y.is_floating_point() else y.to(torch.promote_types(x.dtype, torch.float32))
-        if y.is_floating_point():
-            raise ValueError(f"class indices must be integers, got {y.dtype}; call y.long() first")
-        if not torch.compiler.is_compiling():
-            bad = y[(y < 0) | (y >= k)]
-            if len(bad):
-                raise ValueError(
-                    f"class indices must lie in 0..{k - 1}, got {bad[0].item()}; "
-                    f"remap the labels or build AAM with another num_classes"
-                )
-        one_hot = y.unsqueeze(1) == torch.arange(k, device=y.device)  # (N, K)
-        return one_hot.to(torch.promote_types(x.dtype, torch.float32))
+        return float_labels(self, x, y)
 
     @torch.no_grad()
     def report(
@@ -287,17 +265,12 @@ class AAM(nn.Module):
         rows = torch.arange(len(x), device=x.device)
         if len(x) < 2:
             return rows
-        if generator is not None and generator.device.type != x.device.type:
-            raise ValueError(
-                f"generator must live on x's device {x.device}, got {generator.device}; "
-                f"make it with torch.Generator({x.device.type!r})"
-            )
-        draw = torch.rand(len(x), len(x), generator=generator, device=x.device)
+        draw = uniform(x, len(x), len(x), generator=generator)
         # DIFF: step 1 speaks of same- and different-emotion pairs drawn in balance, Algorithm 1
         # never looks at the labels; Algorithm 1 by default.
         if self.pairing == "balanced":
             label = y.argmax(1)
-            coin = torch.rand(len(x), 1, generator=generator, device=x.device) < 0.5
+            coin = uniform(x, len(x), 1, generator=generator) < 0.5
             wanted = candidates & ((label.unsqueeze(1) == label) == coin)
             candidates = torch.where(wanted.any(1, keepdim=True), wanted, candidates)
         choice = draw.masked_fill(~candidates, -1).argmax(1)

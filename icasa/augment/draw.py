@@ -1,0 +1,24 @@
+"""Random numbers on the device of the batch, from the caller's generator."""
+
+import torch
+from torch import Tensor
+
+
+def uniform(x: Tensor, *shape: int, generator: torch.Generator | None) -> Tensor:
+    """Return float32 draws from [0, 1) on x's device."""
+    own_device(x, generator)
+    return torch.rand(*shape, generator=generator, device=x.device)
+
+
+def integers(draw: Tensor, low: Tensor | int, high: Tensor | int) -> Tensor:
+    """Return draws from [0, 1) as integers from ``low`` to ``high``, both included."""
+    return low + (draw * (high - low + 1)).long()
+
+
+def own_device(x: Tensor, generator: torch.Generator | None) -> None:
+    """Raise unless the generator, if there is one, lives where ``x`` lies."""
+    if generator is not None and generator.device.type != x.device.type:
+        raise ValueError(
+            f"generator must live on x's device {x.device}, got {generator.device}; "
+            f"make it with torch.Generator({x.device.type!r})"
+        )
