@@ -21,6 +21,7 @@ from examples.ser.corpora import (
     split,
 )
 from examples.ser.features import Frames, Segments, Standardizer, load_frames, make_segments
+from examples.ser.iemocap import load_iemocap
 
 PROTOCOLS = ("speaker", "leaky-utterance", "leaky-segment")
 SPLIT_SEED = 0  # of the leaky protocols' random folds, the same for every model and seed
@@ -28,7 +29,7 @@ SPLIT_SEED = 0  # of the leaky protocols' random folds, the same for every model
 
 def load(args: argparse.Namespace) -> tuple[Corpus, dict[str, Segments]]:
     """Corpus and its segments: "train", "test" and, if wanted, "validation"."""
-    corpus = load_ravdess(args.ravdess) if args.ravdess else load_manifest(args.manifest)
+    corpus = read_corpus(args)
     if fault := unwritable(args.out):
         if args.skip_bad:
             raise CorpusError(corpus.name, [fault])  # nothing that could be skipped
@@ -37,6 +38,15 @@ def load(args: argparse.Namespace) -> tuple[Corpus, dict[str, Segments]]:
         corpus, args.cache, skip_bad=args.skip_bad, progress=not args.quiet
     )
     return cut(corpus, frames, args)
+
+
+def read_corpus(args: argparse.Namespace) -> Corpus:
+    """Read the corpus that the flags name."""
+    if args.ravdess:
+        return load_ravdess(args.ravdess)
+    if args.iemocap:
+        return load_iemocap(args.iemocap, part=args.part)
+    return load_manifest(args.manifest)
 
 
 def cut(

@@ -16,6 +16,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
 import librosa
 import numpy as np
@@ -24,7 +25,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from examples.ser.audio import SAMPLE_RATE, SHORTEST, SILENCE, ClipError, read_clip
+from examples.ser.audio import SAMPLE_RATE, SHORTEST, SILENCE, Clip, ClipError, read_clip
 from examples.ser.corpora import Corpus, Utterance
 
 MFCC = {"n_mfcc": 13, "n_mels": 26}
@@ -48,23 +49,40 @@ def mfcc(signal: np.ndarray) -> np.ndarray:
     return librosa.feature.mfcc(S=decibel, n_mfcc=MFCC["n_mfcc"]).astype(np.float32)
 
 
+class Reader(Protocol):
+    """Reads a clip in another way than `read_clip`, as `degrade.DegradedReader` does."""
+
+    @property
+    def key(self) -> Sequence[object]:
+        """What the signals follow from beside the files, fit for JSON."""
+
+    def __call__(self, clip: Utterance) -> Clip:
+        """Return the clip, or raise ClipError."""
+
+
 def load_frames(
-    corpus: Corpus, cache: str | Path, *, skip_bad: bool = False, progress: bool = True
+    corpus: Corpus,
+    cache: str | Path,
+    *,
+    skip_bad: bool = False,
+    progress: bool = True,
+    reader: Reader | None = None,
 ) -> tuple[Corpus, Frames]:
     """Check every clip and return the settled corpus and its static MFCC, from the cache if warm.
 
     A cold run reads each clip once, for the check and the features together. A warm one reads no
     audio: the findings of the check are cached too. Any change of a file or parameter is cold.
+    A `reader` reads the clips in the place of `read_clip` and has a cache of its own.
 
     Raises:
         CorpusError: problems of names, tables and audio, all in one list (not with `skip_bad`).
     """
-    path = _cache_path(corpus, Path(cache))
+    path = _cache_path(corpus, Path(cache), reader)
     if path.exists():
         with np.load(path) as file:
             table = dict(file)
     else:
-        table = _extract(corpus.utterances, progress)
+        table = _extract(corpus.utterances, progress, reader)
         _write(path, table)
     ends = np.cumsum(table["lengths"])
     frames, found, bad = {}, [], []
@@ -78,7 +96,7 @@ def load_frames(
     return replace(corpus, notes=corpus.notes + _audio_notes(table)), frames
 
 
-def _cache_path(corpus: Corpus, cache: Path) -> Path:
+def _cache_path(corpus: Corpus, cache: Path, reader: Reader | None) -> Path:
     """Say where the features of these very files lie; the folder is made and must be writable."""
     try:
         cache.mkdir(parents=True, exist_ok=True)
@@ -89,17 +107,19 @@ def _cache_path(corpus: Corpus, cache: Path) -> Path:
     stats = [(clip.id, clip.path.stat()) for clip in corpus.utterances]
     files = [(clip, stat.st_size, stat.st_mtime_ns) for clip, stat in stats]
     limits = [SAMPLE_RATE, SHORTEST, SILENCE, librosa.__version__, soxr.__version__]
-    key = json.dumps([MFCC, FRAMING, limits, files])
+    key = json.dumps([MFCC, FRAMING, limits, files, *([reader.key] if reader else [])])
     name = re.sub(r"\W", "_", corpus.name)
     return cache / f"{name}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.npz"
 
 
-def _extract(clips: Sequence[Utterance], progress: bool) -> dict[str, np.ndarray]:
+def _extract(
+    clips: Sequence[Utterance], progress: bool, reader: Reader | None
+) -> dict[str, np.ndarray]:
     """Read each clip once: its static MFCC, or its fault, and what the notes report."""
     static, faults, facts = [], [], []
     for clip in tqdm(clips, desc="MFCC", unit="clip", disable=None if progress else True):
         try:
-            audio = read_clip(clip.path)
+            audio = reader(clip) if reader else read_clip(clip.path)
         except ClipError as error:
             static.append(np.zeros((MFCC["n_mfcc"], 0), np.float32))
             faults.append(str(error))

@@ -1,4 +1,4 @@
-"""Pictures of one run: confusion matrix, learning curves, beta per epoch (Fig. 5)."""
+"""Pictures of runs: confusion (Fig. 8), curves, beta by epoch (Fig. 5), boxes (Fig. 6)."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -52,6 +52,65 @@ def draw_beta(history: History, title: str, path: Path) -> None:
     axes.axhline(0.5, color="grey", linewidth=0.8, linestyle=":")
     axes.set(title=title, xlabel="epoch", ylabel="beta (weight of ICA)")
     axes.legend()
+    _save(figure, path)
+
+
+def draw_betas(histories: Sequence[History], title: str, path: Path) -> None:
+    """Beta of every ICASA by epoch: the mean over runs, and the range that they span."""
+    figure, axes = plt.subplots(figsize=(6, 3.6), layout="constrained")
+    epochs = [row["epoch"] for row in histories[0]]
+    for place in (key for key in histories[0][0] if key.startswith("beta_")):
+        values = np.array([[row[place] for row in history] for history in histories])
+        (line,) = axes.plot(epochs, values.mean(0), label=place[5:])
+        axes.fill_between(epochs, values.min(0), values.max(0), color=line.get_color(), alpha=0.2)
+    axes.axhline(0.5, color="grey", linewidth=0.8, linestyle=":")
+    axes.set(title=title, xlabel="epoch", ylabel="beta (weight of ICA)")
+    axes.legend()
+    _save(figure, path)
+
+
+def draw_boxes(groups: dict[str, Sequence[float]], title: str, path: Path) -> None:
+    """Weighted accuracy of every run: quartiles, median (line) and mean (triangle) by variant."""
+    figure, axes = plt.subplots(figsize=(1.6 + 0.9 * len(groups), 3.8), layout="constrained")
+    axes.boxplot(list(groups.values()), tick_labels=list(groups), showmeans=True)
+    for place, values in enumerate(groups.values(), 1):
+        axes.plot([place] * len(values), values, "k.", alpha=0.4)
+    axes.tick_params(axis="x", rotation=30)
+    axes.set(title=title, ylabel="WA (%)")
+    _save(figure, path)
+
+
+def draw_protocols(rows: Sequence[dict[str, Any]], chance: float, path: Path) -> None:
+    """Weighted accuracy by what leaks from training into test, a bar per model."""
+    leaks = list(dict.fromkeys(row["leak"] for row in rows))
+    models = list(dict.fromkeys(row["model"] for row in rows))
+    figure, axes = plt.subplots(figsize=(8, 4.2), layout="constrained")
+    height = 0.8 / len(models)
+    for n, model in enumerate(models):
+        found = {row["leak"]: row for row in rows if row["model"] == model}
+        places = [i + n * height for i, leak in enumerate(leaks) if leak in found]
+        values = [float(found[leak]["WA"]) for leak in leaks if leak in found]
+        spread = [float(found[leak]["WA SD"]) for leak in leaks if leak in found]
+        bars = axes.barh(places, values, height * 0.9, xerr=spread, label=model)
+        axes.bar_label(bars, fmt="%.1f", padding=3, fontsize=8)
+    axes.axvline(chance, color="grey", linewidth=0.8, linestyle=":", label="chance")
+    axes.set_yticks([i + height * (len(models) - 1) / 2 for i in range(len(leaks))], leaks)
+    axes.invert_yaxis()
+    axes.set(xlim=(0, 100), xlabel="WA (%), mean and SD over folds")
+    axes.legend(loc="lower right")
+    _save(figure, path)
+
+
+def draw_embeddings(panels: dict[str, np.ndarray], names: Sequence[str], path: Path) -> None:
+    """Points (U, 2) of every panel, coloured by class."""
+    figure, row = plt.subplots(1, len(panels), figsize=(4.2 * len(panels), 4), layout="constrained")
+    for axes, (title, points) in zip(row, panels.items(), strict=True):
+        for n, name in enumerate(dict.fromkeys(sorted(names))):
+            mine = np.array([other == name for other in names])
+            marker = "osD^v<>p"[n % 8]
+            axes.scatter(*points[mine].T, s=14, marker=marker, label=name, alpha=0.8)
+        axes.set(title=title, xticks=[], yticks=[])
+    row[0].legend(fontsize=7, markerscale=1.2)
     _save(figure, path)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from examples.ser.data import PROTOCOLS
 from examples.ser.features import Standardizer
+from examples.ser.iemocap import PARTS
 from examples.ser.macnn import ATTENTION, CHANNELS, HEADS, PADDING
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -24,9 +25,10 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
 }
 DEFAULTS = {"epochs": 60, "lr": 1e-3, "label_smoothing": 0.0}  # where the preset says nothing
+AUGMENT = ("crop", "spec-augment", "mixup")
 SCHEDULES = ("constant", "cosine", "onecycle")
 # What does not change the numbers, and so may differ when a run is resumed.
-FREE = ("out", "ravdess", "manifest", "cache", "device", "threads", "quiet")
+FREE = ("out", "ravdess", "iemocap", "manifest", "cache", "device", "threads", "quiet")
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -39,7 +41,9 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     group = parser.add_argument_group("corpus")
     which = group.add_mutually_exclusive_group(required=True)
     which.add_argument("--ravdess", type=Path, metavar="ROOT", help="folder with Actor_01..24")
+    which.add_argument("--iemocap", type=Path, metavar="ROOT", help="folder with Session1..5")
     which.add_argument("--manifest", type=Path, metavar="CSV", help="path,label,speaker[,fold...]")
+    group.add_argument("--part", choices=PARTS, default="all", help="of IEMOCAP")
     group.add_argument(
         "--protocol", choices=PROTOCOLS, default="speaker", help="what folds keep apart"
     )
@@ -63,6 +67,8 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     group.add_argument("--representation", choices=("mean", "flat"), default="mean")
     group.add_argument("--pairing", choices=("similar", "balanced", "random"), default="similar")
     group.add_argument("--across-utterances", action="store_true", help="no pair within a clip")
+    group = parser.add_argument_group("other augmentation, before AAM")
+    group.add_argument("--augment", nargs="+", choices=AUGMENT, default=[])
     group = parser.add_argument_group("optimisation")
     preset = group.add_mutually_exclusive_group()
     for name, values in PRESETS.items():

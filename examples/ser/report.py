@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning_fabric import Fabric
 
 from examples.ser.corpora import Corpus
 from examples.ser.evaluate import confusion, scores
@@ -34,17 +33,19 @@ def git_commit() -> str:
     return done.stdout.strip() if done.returncode == 0 else "not a checkout"
 
 
-def provenance(argv: Sequence[str], seed: int, fabric: Fabric) -> dict[str, Any]:
+def provenance(
+    module: str, argv: Sequence[str], seed: int, device: torch.device, processes: int = 1
+) -> dict[str, Any]:
     """Return what a row says about where it came from."""
-    cuda = fabric.device.type == "cuda"
+    cuda = device.type == "cuda"
     return {
         "device": torch.cuda.get_device_name() if cuda else f"cpu {platform.machine()}",
-        "processes": fabric.world_size,
+        "processes": processes,
         "python": platform.python_version(),
         "torch": torch.__version__,
         "numpy": np.__version__,
         "seed": seed,
-        "command": "python -m examples.ser.train " + shlex.join(argv),
+        "command": shlex.join(["python", "-m", f"examples.ser.{module}", *argv]),
     }
 
 

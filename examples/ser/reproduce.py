@@ -11,6 +11,7 @@ skipped; what was stopped goes on where it was; a cell that another process work
 import argparse
 import gzip
 import itertools
+import re
 import shlex
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from examples.ser.options import PRESETS
+from examples.ser.options import AUGMENT, PRESETS
 
 GRID = Path(__file__).parent / "results" / "grid"
 FOLDS = {"ravdess": range(6), "iemocap": range(5)}
@@ -39,6 +40,8 @@ VARIANTS = {
        for t in THRESHOLDS if t != 0.7},
     **{f"none+aam-alpha{a}": ["--attention", "none", "--aam", "--alpha", f"{a}"]
        for a in ALPHAS if a != 2},
+    **{f"none{aam}+{name}": ["--attention", "none", "--augment", name, *["--aam"] * bool(aam)]
+       for aam in ("", "+aam") for name in AUGMENT},
 }  # fmt: skip
 SPEAKER, LEAKY = ("speaker",), ("leaky-utterance", "leaky-segment")
 OURS = ("none", "icasa+aam")  # the paper's baseline, and AAM-ICASA-MACNN
@@ -47,6 +50,8 @@ TABLES = {
     "6": (("none+aam", *(v for v in VARIANTS if "-T" in v)), SPEAKER),
     "7": (("none+aam", *(v for v in VARIANTS if "-alpha" in v)), SPEAKER),
     "8": (("none", "none+aam-unweighted", "none+aam-random", "none+aam"), SPEAKER),
+    # SPA, which Table 9 also combines with AAM, was never published: no cell can stand for it.
+    "9": (("none", "none+aam", *(v for v in VARIANTS if v.split("+")[-1] in AUGMENT)), SPEAKER),
     "10": (("none+aam", "sa+aam", "ica+aam", "icasa+aam"), SPEAKER),
     "12": (("none+aam", "eca+aam", "cbam+aam", "se+aam", "ca+aam", "icasa+aam"), SPEAKER),
     "13-19": (OURS, SPEAKER),
@@ -54,6 +59,10 @@ TABLES = {
     "separate": (("none", "icasa", "none+aam", "icasa+aam"), SPEAKER),  # what each brings alone
 }
 SEED = 987654
+NAME = (
+    r"(?P<corpus>\w+)-(?P<protocol>speaker|leaky-\w+)-(?P<variant>.+)-(?P<preset>[a-z]+)"
+    r"(?P<epochs>\d+)-(?P<precision>32-true|bf16-mixed)-seed(?P<seed>\d+)-fold(?P<fold>\d+)"
+)
 
 
 @dataclass(frozen=True)
@@ -75,6 +84,14 @@ class Cell:
         budget = f"{self.preset}{self.epochs}"
         where = f"{self.corpus}-{self.protocol}-{self.variant}-{budget}-{self.precision}"
         return f"{where}-seed{self.seed}-fold{self.fold}"
+
+    @classmethod
+    def parse(cls, name: str) -> "Cell":
+        """Read a cell off its name."""
+        if not (found := re.fullmatch(NAME, name)):
+            raise ValueError(f"{name!r} is no cell; wanted {NAME}")
+        parts = found.groupdict()
+        return cls(**parts | {key: int(parts[key]) for key in ("epochs", "seed", "fold")})
 
     def flags(self) -> list[str]:
         """Return the flags of `examples.ser.train` that say this cell."""
@@ -151,16 +168,16 @@ def run(cell: Cell, args: argparse.Namespace) -> str:
                 code = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT).returncode
             if code:
                 return f"FAILED, see {folder / 'log.txt'}"
-            compress(folder / "predictions.json", done)
+            compress((folder / "predictions.json").read_bytes(), done)
             return "done"
     except Timeout:
         return "left to another process"
 
 
-def compress(source: Path, target: Path) -> None:
+def compress(content: bytes, target: Path) -> None:
     """Write beside and rename, without a time stamp: equal content gives equal bytes."""
     partial = target.with_suffix(".tmp")
-    partial.write_bytes(gzip.compress(source.read_bytes(), mtime=0))
+    partial.write_bytes(gzip.compress(content, mtime=0))
     partial.replace(target)
 
 

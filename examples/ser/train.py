@@ -11,7 +11,7 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from lightning_fabric import Fabric, seed_everything
 from lightning_fabric.strategies import DDPStrategy
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from examples.ser.attention_figure import draw_attention
@@ -35,7 +35,15 @@ from examples.ser.features import Segments
 from examples.ser.macnn import MACNN
 from examples.ser.options import FREE, parse
 from examples.ser.report import git_commit, provenance, write_results
-from icasa import AAM, aam_loss, attention_maps, soft_cross_entropy
+from icasa import (
+    AAM,
+    MixUp,
+    RandomCrop,
+    SpecAugment,
+    aam_loss,
+    attention_maps,
+    soft_cross_entropy,
+)
 
 
 def batch_count(data: Segments, args: argparse.Namespace) -> int:
@@ -43,9 +51,24 @@ def batch_count(data: Segments, args: argparse.Namespace) -> int:
     return -(-len(data) // args.batch_size)
 
 
+def make_augment(args: argparse.Namespace, classes: int) -> Callable[..., tuple[Tensor, Tensor]]:
+    """Return what --augment names, crop first and MixUp last, as one function of a batch."""
+    crop, mask, mixup = RandomCrop(), SpecAugment(), MixUp(classes)
+
+    def augment(x: Tensor, y: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        if "crop" in args.augment:
+            x = crop(x, generator=generator)
+        if "spec-augment" in args.augment:
+            x = mask(x, generator=generator)
+        return mixup(x, y, generator=generator) if "mixup" in args.augment else (x, y)
+
+    return augment
+
+
 def train_epoch(
     fabric: Fabric, model: nn.Module, optimizer: Any, scheduler: Any, aam: AAM | None,
-    data: Segments, epoch: int, args: argparse.Namespace,
+    augment: Callable[..., tuple[Tensor, Tensor]], data: Segments, epoch: int,
+    args: argparse.Namespace,
 ) -> dict[str, float]:  # fmt: skip
     """One pass over the segments; the draws follow from seed and epoch alone."""
     model.train()
@@ -60,17 +83,18 @@ def train_epoch(
     bar = tqdm(batches, desc=f"epoch {epoch}", leave=False, disable=args.quiet or None)
     for batch in bar if fabric.is_global_zero else batches:
         index = batch[fabric.global_rank :: fabric.world_size]
-        x, y = data.x[index], data.y[index]
+        y = data.y[index]
+        x, target = augment(data.x[index], y, pairing)
         optimizer.zero_grad()
         if aam:
             apart = data.utterance[index] if args.across_utterances else None
             step = aam_loss(
-                model, aam, x, y, criterion=criterion, utterance=apart, generator=pairing
+                model, aam, x, target, criterion=criterion, utterance=apart, generator=pairing
             )
             loss, logits, mixed = step.loss, step.logits, step.pairs.weight().sum()
         else:
             logits = model(x)
-            loss, mixed = criterion(logits, y), sums.new_zeros(())
+            loss, mixed = criterion(logits, target), sums.new_zeros(())
         fabric.backward(loss)
         optimizer.step()
         scheduler.step()
@@ -187,6 +211,8 @@ def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
         pairs = report_pairs(aam, train, args.seed)
         fabric.print(f"AAM on the training segments: {pairs}")
 
+    augment = make_augment(args, len(corpus.labels))
+
     # Optimiser
     optimizer = torch.optim.Adam(net.parameters(), lr=args.lr, weight_decay=args.weight_decay)
     model, optimizer = fabric.setup(net, optimizer)
@@ -206,7 +232,7 @@ def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
     for epoch in range(len(state["history"]) + 1, args.epochs + 1):
         start = time.perf_counter()
         row = {"epoch": epoch, "lr": scheduler.get_last_lr()[0]}
-        row |= train_epoch(fabric, model, optimizer, scheduler, aam, train, epoch, args)
+        row |= train_epoch(fabric, model, optimizer, scheduler, aam, augment, train, epoch, args)
         average_buffers(fabric, net)
         if fabric.is_global_zero:
             with fabric.autocast():
@@ -226,10 +252,11 @@ def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
     # Rows and pictures
     facts = {
         "corpus": corpus.name, "fold": args.fold, "attention": args.attention,
-        "augmentation": "aam" if args.aam else "none", "preset": args.preset,
+        "augmentation": " + ".join([*args.augment, *["aam"] * args.aam]) or "none",
+        "preset": args.preset,
         "protocol": args.protocol, "precision": args.precision, "epochs": args.epochs,
         "commit": " ".join(state["commits"]),  # several if the code changed between two resumes
-    } | provenance(argv, args.seed, fabric)  # fmt: skip
+    } | provenance("train", argv, args.seed, fabric.device, fabric.world_size)  # fmt: skip
     if maps := attention_maps(net.eval(), data["test"].x[:1]):
         draw_attention(data["test"].x[0, 0].cpu(), maps, args.out / "attention.png")
     rows = write_results(corpus, data["test"], state, facts, args.out)

@@ -195,3 +195,16 @@ def test_bad_clips_end_the_command_with_one_list_and_no_traceback(small, tmp_pat
     assert "missing_S01" in done.stderr
     assert "silent.wav" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_other_augmentations_change_the_batch_and_go_with_aam(small, tmp_path):
+    args = options.parse([*flags(small, tmp_path), "--augment", "mixup", "crop", "spec-augment"])
+    x, y = torch.randn(8, 1, 39, 200), torch.arange(8) % 4
+    mixed, target = train.make_augment(args, 4)(x, y, torch.Generator().manual_seed(0))
+    assert target.shape == (8, 4)
+    assert not torch.equal(mixed, x)
+    plain = train.make_augment(options.parse(flags(small, tmp_path)), 4)
+    assert plain(x, y, torch.Generator()) == (x, y)
+    more = ("--augment", "mixup", "--aam", "--epochs", 1, "--attention", "none", "--no-validation")
+    result = train.main(flags(small, tmp_path, *more))
+    assert result[0]["augmentation"] == "mixup + aam"

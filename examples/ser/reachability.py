@@ -1,0 +1,83 @@
+"""Which of the paper's RAVDESS numbers any result can have.
+
+``python -m examples.ser.reachability`` reads paper_ravdess.csv and writes results/reachability.csv.
+With c clips right out of n, WA is c / n; with six equal folds its average over the folds is too.
+UA is the mean of eight recalls, seven out of 192 clips and one out of 96, so a multiple of
+1 / (8 * 192); so is its average over folds, each of which has 32 clips of a class and 16 neutral
+ones. A number between two neighbours of these lattices was not printed from one such run.
+"""
+
+from decimal import Decimal
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from examples.ser.report import git_commit, write_csv
+from examples.ser.tables import RESULTS, read
+
+PUBLISHED = Path(__file__).parent / "paper_ravdess.csv"  # each number once, where it first stands
+SPEAKERS = {"all": 24, "male": 12, "female": 12}
+CLIPS = dict.fromkeys(
+    ("neutral", "calm", "happy", "sad", "angry", "fearful", "disgusted", "surprised"), 8
+) | {"neutral": 4}  # of one speaker
+UNITS = {"percent": 100, "share": 1}
+
+
+def denominator(measure: str, speakers: str = "all") -> int:
+    """Return n such that a measure (WA, UA or "recall <class>") is a multiple of 1 / n."""
+    if measure == "WA":
+        return SPEAKERS[speakers] * sum(CLIPS.values())
+    if measure == "UA":  # the rarer class's clips divide the others', so one n serves all
+        return SPEAKERS[speakers] * len(CLIPS) * max(CLIPS.values())
+    return SPEAKERS[speakers] * CLIPS[measure.removeprefix("recall ")]
+
+
+def reach(published: str, n: int, unit: int = 100) -> dict[str, Any]:
+    """Say whether k / n rounds to a published number for some k, in exact arithmetic.
+
+    Args:
+        published: the number as it is printed, for its digits count.
+        n: see :func:`denominator`.
+        unit: 100 if it is printed in percent, 1 if as a share.
+
+    Returns:
+        ``nearest`` k / n and its ``k``; ``gap`` to the printed number; ``reached``, whether it
+        rounds to it (a tie may go either way); ``cut``, whether it would with the leniency that
+        digits were cut off, or that each fold was rounded before the average; ``chance``, the
+        share of all such numbers that are reached; ``runs``, how many equal runs an average must at
+        least be over to print so.
+    """
+    value = Fraction(published)
+    half = Fraction(1, 2 * 10 ** max(0, -int(Decimal(published).as_tuple().exponent)))
+
+    def nearest(total: int) -> tuple[int, Fraction]:
+        k = round(value / unit * total)
+        return k, abs(Fraction(k * unit, total) - value)
+
+    k, gap = nearest(n)
+    runs = next(s for s in range(1, unit * half.denominator) if nearest(s * n)[1] <= half)
+    return {
+        "n": n, "k": k, "nearest": f"{float(Fraction(k * unit, n)):.4f}",
+        "gap": f"{float(gap):.4f}", "reached": gap <= half, "cut": gap <= 2 * half,
+        "chance": f"{min(1.0, float(2 * half * n / unit)):.3f}", "runs": runs,
+    }  # fmt: skip
+
+
+def main() -> list[dict[str, Any]]:
+    """Write a row per published number."""
+    facts = {"commit": git_commit(), "command": "python -m examples.ser.reachability"}
+    rows = [
+        row | reach(row["published"], denominator(row["measure"], row["speakers"]),
+                    UNITS[row["unit"]]) | facts
+        for row in read(PUBLISHED)
+    ]  # fmt: skip
+    write_csv(RESULTS / "reachability.csv", rows)
+    reached, lenient = (sum(row[key] for row in rows) for key in ("reached", "cut"))
+    chance = sum(float(row["chance"]) for row in rows)
+    print(f"{reached} of {len(rows)} numbers can be had from one run, {lenient} with leniency")
+    print(f"{chance:.1f} if their digits were arbitrary: {RESULTS / 'reachability.csv'}")
+    return rows
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,290 @@
+"""Two systems on the same utterances: interval, tests and effect sizes of their difference.
+
+What Table 19 sets out to show. A difference is a minus b in points (percent). Speakers are what is
+independent here: the clips of one speaker are alike and folds share their training speakers, so the
+interval and the permutation test go by speaker; the tests over utterances and over folds assume
+more than holds and stand beside them because the field reports them.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy import stats
+from statsmodels.stats.contingency_tables import mcnemar
+from statsmodels.stats.multitest import multipletests
+
+METRICS = ("WA", "UA")
+METHODS = ("BCa", "percentile")
+EXACT_BELOW = 25  # discordant utterances; from there on McNemar's chi-square with correction
+DECIMALS = 9  # of a difference in points: what float noise must not turn into a rank
+P_VALUES = (
+    "permutation_p", "mcnemar_p", "fold_t_p", "fold_wilcoxon_p", "seed_t_p", "seed_wilcoxon_p",
+)  # fmt: skip
+
+
+@dataclass
+class Predictions:
+    """What one system said: a row per utterance and seed.
+
+    Args:
+        id: of the utterance.
+        label: its class index.
+        speaker: who spoke it.
+        predicted: class indices (U,), or posteriors (U, K) whose argmax is taken.
+        fold: the fold that it was tested in.
+        seed: the seed of the run.
+
+    Raises:
+        ValueError: if the columns differ in length or an utterance comes twice for one seed.
+    """
+
+    id: np.ndarray
+    label: np.ndarray
+    speaker: np.ndarray
+    predicted: np.ndarray
+    fold: np.ndarray
+    seed: np.ndarray
+
+    def __post_init__(self) -> None:
+        """Make arrays of the columns and check them."""
+        for name, column in vars(self).items():
+            setattr(self, name, np.asarray(column))
+        if self.predicted.ndim == 2:
+            self.predicted = self.predicted.argmax(1)
+        lengths = {name: column.shape for name, column in vars(self).items()}
+        if set(lengths.values()) != {(len(self.label),)} or not len(self.label):
+            raise ValueError(f"Predictions wants columns of one length, at least 1, got {lengths}")
+        times = Counter(zip(self.seed.tolist(), self.id.tolist(), strict=True))
+        if twice := [key for key, count in times.items() if count > 1]:
+            raise ValueError(
+                f"an utterance may come once per seed, got (seed, id) {twice[:3]} more often; "
+                f"join runs of different folds or seeds only"
+            )
+
+    def sorted(self) -> "Predictions":
+        """Rows in the order of seed and id."""
+        order = np.lexsort((self.id, self.seed))
+        return Predictions(**{name: column[order] for name, column in vars(self).items()})
+
+
+def join_runs(records: Sequence[Mapping[str, Any]], selection: str = "last") -> Predictions:
+    """Predictions of runs of one system, from what their predictions.json hold."""
+    columns: dict[str, list[Any]] = {name: [] for name in Predictions.__dataclass_fields__}
+    for record in records:
+        for clip in record["utterances"]:
+            columns["id"].append(clip["id"])
+            columns["label"].append(records[0]["labels"].index(clip["label"]))
+            columns["speaker"].append(clip["speaker"])
+            columns["predicted"].append(int(np.argmax(clip[selection])))
+            columns["fold"].append(record["run"]["fold"])
+            columns["seed"].append(record["run"]["seed"])
+    if any(record["labels"] != records[0]["labels"] for record in records):
+        raise ValueError("join_runs wants runs with the same labels in the same order")
+    return Predictions(**columns)
+
+
+def compare(
+    a: Predictions,
+    b: Predictions,
+    *,
+    metric: str = "WA",
+    method: str = "BCa",
+    level: float = 0.95,
+    resamples: int = 9999,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Row on the difference of two systems over the same utterances and seeds.
+
+    Args:
+        a: a system; a positive difference is in its favour.
+        b: the other one.
+        metric: WA or UA (Eq. 15, 16), over all utterances and seeds together.
+        method: BCa or percentile, of the bootstrap interval.
+        level: of the interval.
+        resamples: of the bootstrap and of the permutation test, which is exact where all sign
+            flips of the speakers are fewer.
+        seed: of both.
+
+    Returns:
+        ``a``, ``b``, ``difference``; ``low``, ``high`` of the interval and ``permutation_p``, by
+        speaker; ``only_a``, ``only_b`` (utterances that one alone had right) and for WA
+        ``mcnemar_p``, the largest of the seeds; ``fold_`` and ``seed_`` with n, mean, t, t_p,
+        wilcoxon, wilcoxon_p and d_z over what each fold or seed scored; ``paper_``, the paper's own
+        test. What cannot be had, such as a test over one seed, is NaN.
+
+    Raises:
+        ValueError: a metric or method that there is not, tables that do not match, or one speaker.
+    """
+    for name, value, allowed in (("metric", metric, METRICS), ("method", method, METHODS)):
+        if value not in allowed:
+            raise ValueError(f"{name} must be one of {list(allowed)}, got {value!r}")
+    a, b = aligned(a, b)
+    right = np.stack((a.predicted == a.label, b.predicted == b.label)).astype(float)  # (2, U)
+    tables, count = tally(right, a.label, a.speaker)
+    scored = score(tables.sum(1), count.sum(0), metric)
+    low, high = interval(tables, count, metric, method, level, resamples, seed)
+    row = {
+        "metric": metric, "utterances": len(np.unique(a.id)), "speakers": len(count),
+        "a": float(scored[0]), "b": float(scored[1]), "difference": float(scored[0] - scored[1]),
+        "low": low, "high": high, "level": level, "method": method,
+        "permutation_p": permutation(tables, count, metric, resamples, seed),
+    }  # fmt: skip
+    row |= mcnemar_by_seed(right, a.seed)
+    if metric != "WA":  # McNemar counts utterances
+        row["mcnemar_p"] = float("nan")
+    for unit, of in (("fold", a.fold), ("seed", a.seed)):
+        per_unit = score(*tally(right, a.label, of), metric)  # (2, units)
+        row |= {f"{unit}_{k}": v for k, v in paired(per_unit[0] - per_unit[1]).items()}
+    return row | independent(right, metric)
+
+
+def holm(
+    rows: Sequence[Mapping[str, Any]], columns: Sequence[str] = P_VALUES
+) -> list[dict[str, Any]]:
+    """Rows with ``<column>_holm`` beside each p-value, the rows of a column being one family.
+
+    A NaN is no test: it stays, and the family is that much smaller.
+    """
+    out = [dict(row) for row in rows]
+    for column in columns:
+        p = np.array([row[column] for row in rows], float)
+        done = ~np.isnan(p)
+        if done.any():
+            p[done] = multipletests(p[done], method="holm")[1]
+        for row, value in zip(out, p.tolist(), strict=True):
+            row[f"{column}_holm"] = value
+    return out
+
+
+def aligned(a: Predictions, b: Predictions) -> tuple[Predictions, Predictions]:
+    """Both tables in one order; raises unless they are over the same utterances and seeds."""
+    a, b = a.sorted(), b.sorted()
+    for name in ("seed", "id", "label", "speaker", "fold"):
+        ours, theirs = getattr(a, name), getattr(b, name)
+        if not np.array_equal(ours, theirs):
+            few = [f"{sorted(set(x.tolist()) - set(y.tolist()))[:3]} ({len(x)} rows)"
+                   for x, y in ((ours, theirs), (theirs, ours))]  # fmt: skip
+            raise ValueError(
+                f"compare wants the same utterances, seeds, labels, speakers and folds; {name} "
+                f"differs: in a alone {few[0]}, in b alone {few[1]}; test both on the same split"
+            )
+    return a, b
+
+
+def tally(right: np.ndarray, label: np.ndarray, group: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Right ones (2, G, K) of both systems, and how many there are (G, K), by group and class."""
+    names, of = np.unique(group, return_inverse=True)
+    classes, kind = np.unique(label, return_inverse=True)
+    tables = np.zeros((2, len(names), len(classes)))
+    count = np.zeros(tables.shape[1:])
+    np.add.at(count, (of, kind), 1)
+    for table, outcome in zip(tables, right, strict=True):
+        np.add.at(table, (of, kind), outcome)
+    return tables, count
+
+
+def score(right: np.ndarray, count: np.ndarray, metric: str) -> np.ndarray:
+    """WA or UA in percent from counts (..., K); UA is over the classes that occur."""
+    if metric == "WA":
+        return np.asarray(100 * right.sum(-1) / count.sum(-1))
+    recall = right / np.maximum(count, 1)
+    return np.asarray(100 * recall.sum(-1) / (count > 0).sum(-1))
+
+
+def interval(
+    tables: np.ndarray,
+    count: np.ndarray,
+    metric: str,
+    method: str,
+    level: float,
+    resamples: int,
+    seed: int,
+) -> tuple[float, float]:
+    """Bootstrap interval of the difference: speakers are drawn with all that they said."""
+    if len(count) < 2:
+        raise ValueError("the bootstrap draws speakers and wants at least 2, got 1")
+    if np.array_equal(*tables):
+        return 0.0, 0.0
+
+    def difference(drawn: np.ndarray, axis: int = -1) -> np.ndarray:
+        total = count[drawn].sum(-2)
+        scored = [score(table[drawn].sum(-2), total, metric) for table in tables]
+        return np.asarray(scored[0] - scored[1])
+
+    found = stats.bootstrap(
+        (np.arange(len(count)),), difference, vectorized=True, method=method, batch=1000,
+        confidence_level=level, n_resamples=resamples, random_state=np.random.default_rng(seed),
+    ).confidence_interval  # fmt: skip
+    return float(found.low), float(found.high)
+
+
+def permutation(
+    tables: np.ndarray, count: np.ndarray, metric: str, resamples: int, seed: int
+) -> float:
+    """Two-sided p of the difference if a and b may be exchanged speaker by speaker.
+
+    WA and UA are sums over the utterances, so exchanging a speaker's outcomes turns the sign of
+    what the speaker adds to the difference.
+    """
+    total = count.sum(0)
+    weight = 1 / total.sum() if metric == "WA" else 1 / (len(total) * total)
+    share = ((tables[0] - tables[1]) * weight).sum(1)  # (speakers,)
+    found = stats.permutation_test(
+        (share,), np.sum, permutation_type="samples", vectorized=True, n_resamples=resamples,
+        batch=1000, random_state=np.random.default_rng(seed),
+    )  # fmt: skip
+    return float(found.pvalue)
+
+
+def mcnemar_by_seed(right: np.ndarray, seed: np.ndarray) -> dict[str, Any]:
+    """Utterances that one system alone had right, and McNemar's p, the largest of the seeds.
+
+    A seed is a test of its own, for its predictions of an utterance are not new utterances.
+    """
+    p = []
+    for one in np.unique(seed):
+        ours, theirs = right[:, seed == one].astype(bool)
+        table = [[(ours & theirs).sum(), (ours & ~theirs).sum()],
+                 [(~ours & theirs).sum(), (~ours & ~theirs).sum()]]  # fmt: skip
+        exact = bool(table[0][1] + table[1][0] < EXACT_BELOW)
+        p.append(float(mcnemar(table, exact=exact, correction=True).pvalue))
+    alone = right[0] - right[1]
+    return {"only_a": int((alone > 0).sum()), "only_b": int((alone < 0).sum()), "mcnemar_p": max(p)}
+
+
+def paired(differences: np.ndarray) -> dict[str, Any]:
+    """Paired t-test, Wilcoxon's signed ranks and d_z = mean / SD over units; NaN without spread."""
+    d = np.round(np.asarray(differences, float), DECIMALS)
+    out = {"n": len(d), "mean": float(d.mean())}
+    out |= dict.fromkeys(("t", "t_p", "wilcoxon", "wilcoxon_p", "d_z"), float("nan"))
+    if len(d) > 1 and np.ptp(d) > 0:
+        t = stats.ttest_1samp(d, 0)
+        out |= {
+            "t": float(t.statistic),
+            "t_p": float(t.pvalue),
+            "d_z": float(d.mean() / d.std(ddof=1)),
+        }
+    if len(d) > 1 and d.any():
+        ranks = stats.wilcoxon(d)
+        out |= {"wilcoxon": float(ranks.statistic), "wilcoxon_p": float(ranks.pvalue)}
+    return out
+
+
+def independent(right: np.ndarray, metric: str) -> dict[str, float]:
+    """Return what reproduces Table 19's t from its d: a t-test of two INDEPENDENT samples of 0/1.
+
+    Shown for comparison, not as evidence: the samples are paired and their rows depend on each
+    other. UA has no value per utterance, so there it is NaN.
+    """
+    # DIFF: 3.4.6 speaks of paired tests, but its t is d sqrt(n / 2), that of independent samples.
+    out = dict.fromkeys(("paper_t", "paper_df", "paper_p", "paper_cohen_d"), float("nan"))
+    pooled = np.sqrt(right.var(axis=1, ddof=1).mean()) if right.shape[1] > 1 else 0.0
+    if metric == "WA" and pooled > 0:
+        t = stats.ttest_ind(right[0], right[1])
+        d = (right[0].mean() - right[1].mean()) / pooled
+        out |= {"paper_t": float(t.statistic), "paper_df": float(t.df), "paper_p": float(t.pvalue)}
+        out["paper_cohen_d"] = float(d)
+    return out
