@@ -1,6 +1,13 @@
-"""Sphinx configuration: MyST pages, docstrings as the API, equations without a network."""
+"""Sphinx configuration: MyST pages, docstrings as the API, no network at build or on the page."""
+
+import sys
+from pathlib import Path
 
 import icasa
+
+DOCS = Path(__file__).parent
+sys.path.insert(0, str(DOCS))
+from extensions.inventories import mapping  # noqa: E402 - found by the line above
 
 project = "icasa"
 author = "The icasa authors"
@@ -11,16 +18,27 @@ extensions = [
     "myst_parser",
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
+    "sphinx.ext.intersphinx",
     "sphinx.ext.viewcode",
     "sphinx_copybutton",
     "sphinx_design",
     "sphinx-mathjax-offline",
+    "extensions.departures",
+    "extensions.pages",
 ]
 exclude_patterns = ["_build"]
 html_theme = "furo"
 html_title = "icasa"
 html_static_path = ["_static"]
-html_css_files = ["site.css"]
+html_css_files = ["drawing.css", "site.css"]
+intersphinx_mapping = mapping(DOCS / "inventories", DOCS / "_build" / "inventories")
+intersphinx_timeout = 1  # seconds: all is on disk
+nitpicky = True  # every reference leads somewhere, but for
+nitpick_ignore = [
+    ("py:class", "icasa.convert.Layer"),  # a type variable
+    # ICASA.beta's docstring has a colon, and napoleon takes the words before it for a type.
+    *(("py:class", words) for words in ("The weight", "a tensor", "one element")),
+]
 
 myst_enable_extensions = ["colon_fence", "dollarmath"]
 myst_heading_anchors = 3

@@ -1,0 +1,91 @@
+"""The pages run: every Python block of the README and the pages, and it prints what is shown.
+
+The blocks of a page share one namespace and a folder of their own. What a block prints stands in
+the ``text`` block right after it (doctest's ellipsis stands for what varies). A page whose blocks
+another test runs says so in a comment, ``% tests/docs/test_tutorial.py runs the blocks: why``.
+"""
+
+import contextlib
+import doctest
+import io
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parent.parent.parent
+README = ROOT / "README.md"
+PAGES = (README, *sorted(p for p in (ROOT / "docs").rglob("*.md") if "_build" not in p.parts))
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$(?:\s*^```text\n(.*?)^```$)?", re.M | re.S)
+ELSEWHERE = re.compile(r"^% (tests/\S+\.py) runs the blocks: \S+", re.M)
+
+
+def blocks(page):
+    """The line, the code and the shown output (None if nothing is shown) of each Python block."""
+    text = page.read_text(encoding="utf-8")
+    for found in FENCE.finditer(text):
+        if found[1] == "python":
+            yield text[: found.start()].count("\n") + 2, found[2], found[3]
+
+
+HERE = [p for p in PAGES if list(blocks(p)) and not ELSEWHERE.search(p.read_text())]
+
+
+@pytest.fixture
+def torch_state():
+    """Give back the global switches that a recipe sets."""
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    yield
+    torch.use_deterministic_algorithms(deterministic)
+
+
+def run(page, outputs=True):
+    """Run the blocks of a page in order; with `outputs`, hold what they print to what it shows."""
+    namespace = {"__name__": "page"}
+    for line, code, shown in blocks(page):
+        out = io.StringIO()
+        with contextlib.redirect_stdout(out):
+            # Blank lines in front, so that a traceback names the page's own line.
+            exec(compile("\n" * (line - 1) + code, str(page), "exec"), namespace)
+        if outputs:
+            wanted, got = shown or "", out.getvalue()
+            same = doctest.OutputChecker().check_output(wanted, got, doctest.ELLIPSIS)
+            assert same, f"{page}:{line} shows\n{wanted}\nbut prints\n{got}"
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # exporters
+@pytest.mark.parametrize("page", HERE, ids=lambda p: str(p.relative_to(ROOT)))
+def test_blocks_run_and_print_what_is_shown(page, tmp_path, monkeypatch, torch_state):
+    if "torch.compile(" in page.read_text() and not shutil.which("g++"):
+        pytest.skip("Inductor compiles C++ on the CPU and there is no g++")
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    run(page, outputs=page != README)  # the README shows its output in comments
+
+
+@pytest.mark.parametrize("shown", ["", "\n```text\n2\n```\n"], ids=["missing", "wrong"])
+def test_an_output_that_is_missing_or_wrong_is_seen(shown, tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("```python\nprint(1)\n```\n" + shown)
+    with pytest.raises(AssertionError, match="but prints"):
+        run(page)
+
+
+def test_no_block_is_left_out():
+    for page in set(PAGES) - set(HERE):
+        for path in ELSEWHERE.findall(page.read_text()):
+            assert page.name in (ROOT / path).read_text(), f"{path} does not run {page.name}"
+    assert README in HERE
+    assert len(HERE) > 5
+
+
+def test_commands_of_the_pages_exist():
+    targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.M))
+    for page in PAGES:
+        for kind, code, _ in FENCE.findall(page.read_text()):
+            if kind == "sh":
+                assert set(re.findall(r"^make (\w+)", code, re.M)) <= targets, page
+        for module in re.findall(r"-m ((?:examples|benchmarks|tests)\.[\w.]+)", page.read_text()):
+            assert (ROOT / (module.replace(".", "/") + ".py")).is_file(), f"{page}: {module}"
