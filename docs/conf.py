@@ -36,8 +36,6 @@ intersphinx_timeout = 1  # seconds: all is on disk
 nitpicky = True  # every reference leads somewhere, but for
 nitpick_ignore = [
     ("py:class", "icasa.convert.Layer"),  # a type variable
-    # ICASA.beta's docstring has a colon, and napoleon takes the words before it for a type.
-    *(("py:class", words) for words in ("The weight", "a tensor", "one element")),
 ]
 
 myst_enable_extensions = ["colon_fence", "dollarmath"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,8 +30,12 @@ class Clip:
     seconds: float
 
 
-def read_clip(path: str | Path) -> Clip:
+def read_clip(
+    path: str | Path, degrade: Callable[[np.ndarray, int], np.ndarray] | None = None
+) -> Clip:
     """Decode, check, average the channels and resample to 16 kHz.
+
+    `degrade` changes the wave, given with its rate, before it is resampled.
 
     Raises:
         ClipError: unreadable, truncated, empty, NaN or infinite, below 16 kHz, too short, silent.
@@ -59,6 +64,8 @@ def read_clip(path: str | Path) -> Clip:
     mono = wave.mean(axis=1)
     if np.abs(mono).max() < SILENCE:
         raise ClipError(f"silent, peak {np.abs(mono).max():.1g} of 1; record it again")
+    if degrade:
+        mono = degrade(mono, rate)
     if rate != SAMPLE_RATE:
         mono = soxr.resample(mono, rate, SAMPLE_RATE, quality="HQ")
     return Clip(mono, rate, wave.shape[1], seconds)

@@ -12,17 +12,16 @@ import functools
 import hashlib
 import io
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pyroomacoustics
 import soundfile
-import soxr
 from scipy.optimize import brentq
 from scipy.signal import fftconvolve
 
-from examples.ser.audio import SAMPLE_RATE, Clip, ClipError, read_clip
+from examples.ser.audio import Clip, ClipError, read_clip
 from examples.ser.corpora import Corpus, Utterance
 from examples.ser.features import Frames, load_frames
 
@@ -183,13 +182,9 @@ class DegradedReader:
 
     def __call__(self, clip: Utterance) -> Clip:
         """Check the clean clip as `read_clip` does, then degrade it and resample to 16 kHz."""
-        audio = read_clip(clip.path)
-        wave, rate = soundfile.read(clip.path, dtype="float32", always_2d=True)
         rng = utterance_rng(clip.id, self.seed)
-        wave = CONDITIONS[self.condition](wave.mean(axis=1), rate, rng)
-        if rate != SAMPLE_RATE:
-            wave = soxr.resample(wave, rate, SAMPLE_RATE, quality="HQ")
-        return replace(audio, signal=wave)
+        apply = CONDITIONS[self.condition]
+        return read_clip(clip.path, lambda wave, rate: apply(wave, rate, rng))
 
 
 def degraded_frames(

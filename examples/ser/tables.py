@@ -263,6 +263,22 @@ def literature() -> list[Row]:
     return list(rows.values())
 
 
+def single_runs() -> list[Row]:
+    """Read the runs outside the grid: a row per selection, then the paper's."""
+    rows = []
+    for path in sorted(RESULTS.glob("*/result.csv")):
+        for row in read(path):
+            aam = "+aam" * (row["augmentation"] == "aam")
+            values = {measure: float(row[measure]) for measure in ("WA", "UA", "ECE")}
+            variant = row["attention"] + aam
+            table = "8" if variant == "none" else "12"
+            facts = {key: row[key] for key in ("fold", "preset", "epochs", "seed")}
+            head = {"variant": variant, "selection": row["selection"], "epoch": row["epoch"]}
+            shown = beside(table, row["corpus"], variant, values)
+            rows.append(head | shown | facts | {"commit": row["commit"][:9]})
+    return rows
+
+
 def write(name: str, rows: list[Row]) -> None:
     """Write a table, every row with every column."""
     if rows:
@@ -305,6 +321,7 @@ def main() -> None:
     for table in ("17", "18"):
         write(f"table{table}", gender(table, grid))
     write("table19", table19(grid))
+    write("summary", single_runs())
     write("table21", literature())
     write("protocol", protocol(grid))
     draw(grid)
