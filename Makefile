@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 ROOT ?=
 
-.PHONY: demo test lint types docs
+.PHONY: demo test lint types docs bench bench-check
 demo: .venv/examples
 	$(BIN)/python -m examples.ser.demo $(if $(ROOT),--ravdess "$(ROOT)")
 
@@ -18,6 +18,12 @@ types: .venv/test
 
 docs: .venv/test
 	$(BIN)/sphinx-build --fail-on-warning --keep-going -b html docs docs/_build/html
+
+bench: .venv/benchmarks
+	$(BIN)/python -m benchmarks
+
+bench-check: .venv/benchmarks
+	$(BIN)/python -m benchmarks.check
 
 .venv/%: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

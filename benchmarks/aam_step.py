@@ -2,37 +2,55 @@
 
 ``python -m benchmarks.aam_step`` times a MACNN step without AAM, with `aam_loss` (difficulties from
 the forward that training makes anyway) and with Algorithm 1's own pass for them, and writes
-results/aam_step.csv. No row is written unless both AAM steps give the same loss on a model whose
-BatchNorms are frozen.
+aam_step.csv. No row is written unless each step agrees with itself in float64, and both AAM steps
+give the same loss on a model whose BatchNorms are frozen.
 """
 
+import sys
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from benchmarks.harness import alternate, provenance, spread
+from benchmarks.figures import bars, grid, legend, save, spread_of
+from benchmarks.harness import (
+    Case,
+    Row,
+    Settings,
+    double,
+    measure,
+    parser,
+    settle,
+    spread,
+    verify,
+)
 from examples.ser.macnn import MACNN
 from examples.ser.report import write_csv
 from icasa import AAM, aam_loss, soft_cross_entropy
 
-RESULTS = Path(__file__).parent / "results" / "aam_step.csv"
 CLASSES = 8
+ATTENTIONS = ("none", "icasa")
+BATCHES = (32, 128)
+SEGMENT = (1, 39, 200)
 PARTNERED = 0.97  # quantile as threshold: most samples of a batch of 32 then find a partner
+FILE = "aam_step.csv"
+KEYS = ("attention", "batch")
+RATIOS = ("recomputed / shared", "shared / plain")
 
 
-def plain(model: nn.Module, aam: AAM, x: Tensor, y: Tensor) -> Tensor:
+def plain(model: MACNN, aam: AAM, x: Tensor, y: Tensor) -> Tensor:
     """Return the loss of a step without AAM."""
     return soft_cross_entropy(model(x), y)
 
 
-def shared(model: nn.Module, aam: AAM, x: Tensor, y: Tensor) -> Tensor:
+def shared(model: MACNN, aam: AAM, x: Tensor, y: Tensor) -> Tensor:
     """Return the loss of a step whose one forward of the originals also gives difficulties."""
     return aam_loss(model, aam, x, y, generator=torch.Generator(x.device).manual_seed(0)).loss
 
 
-def recomputed(model: nn.Module, aam: AAM, x: Tensor, y: Tensor) -> Tensor:
+def recomputed(model: MACNN, aam: AAM, x: Tensor, y: Tensor) -> Tensor:
     """Return the loss of Algorithm 1 as written: a pass for difficulties, then one over all."""
     with torch.no_grad():
         difficulty = soft_cross_entropy(model(x), y, reduction="none")
@@ -44,36 +62,63 @@ def recomputed(model: nn.Module, aam: AAM, x: Tensor, y: Tensor) -> Tensor:
 STEPS = {"plain": plain, "shared": shared, "recomputed": recomputed}
 
 
-def train_step(model: nn.Module, aam: AAM, x: Tensor, y: Tensor, name: str) -> None:
-    """Forward and backward of one step."""
+def train_step(name: str, model: MACNN, aam: AAM, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Forward and backward; returns the loss and the gradient that reached the first layer."""
     model.zero_grad()
-    STEPS[name](model, aam, x, y).backward()
+    loss = STEPS[name](model, aam, x, y)
+    loss.backward()
+    return loss.detach(), model.conv1a[1].weight.grad
 
 
-def main() -> None:
-    """Write a row per attention and batch size."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    RESULTS.parent.mkdir(exist_ok=True)
-    rows = []
-    for attention in ("none", "icasa"):
-        for batch in (32, 128):
-            torch.manual_seed(0)
-            model = MACNN(CLASSES, attention=attention).to(device)
+def run(settings: Settings) -> list[Row]:
+    """Measure a row per attention and batch size."""
+    rows: list[Row] = []
+    for attention in ATTENTIONS:
+        for batch in BATCHES[:1] if settings.quick else BATCHES:
+            torch.manual_seed(settings.seed)
+            model = MACNN(CLASSES, attention=attention).to(settings.device)
             aam = AAM(CLASSES, quantile=PARTNERED)
-            x = torch.randn(batch, 1, 39, 200, device=device)
-            y = torch.randint(CLASSES, (batch,), device=device)
+            x = torch.randn(batch, *SEGMENT).to(settings.device)
+            y = torch.randint(CLASSES, (batch,)).to(settings.device)
             model.eval()
-            torch.testing.assert_close(shared(model, aam, x, y), recomputed(model, aam, x, y))
+            frozen = [[step(model, aam, x, y)] for step in (shared, recomputed)]
+            verify("shared", *frozen, tolerance=1e-4)
             model.train()
-            cases = {name: partial(train_step, model, aam, x, y, name) for name in STEPS}
-            times = alternate(cases, device, rounds=max(5, 320 // batch))
-            row = {"attention": attention, "batch": batch}
-            row |= {f"{name} ms": spread("", 1e3 * t)[""] for name, t in times.items()}
-            row |= spread("recomputed / shared", times["recomputed"] / times["shared"])
-            row |= spread("shared / plain", times["shared"] / times["plain"])
-            rows.append(row | provenance(device))
-            write_csv(RESULTS, rows)
-            print(rows[-1], flush=True)
+            cases = {
+                name: Case(
+                    partial(train_step, name, model, aam, x, y),
+                    train_step(name, double(model), aam, x.double(), y),
+                )
+                for name in STEPS
+            }
+            times = measure(cases, settings.device, rounds=settings.rounds, tolerance=1e-2)
+            row: Row = {"attention": attention, "batch": batch}
+            for name, (seconds, _) in times.items():
+                row |= spread(f"{name} ms", 1e3 * seconds)
+            for ratio in RATIOS:
+                above, below = ratio.split(" / ")
+                row |= spread(ratio, times[above].seconds / times[below].seconds)
+            row["error"] = float(f"{max(t.error for t in times.values()):.2g}")
+            rows.append(row | settings.provenance)
+            write_csv(settings.out / FILE, rows)
+    return rows
+
+
+def draw(rows: Sequence[Row], path: Path) -> None:
+    """Milliseconds of each step."""
+    figure, panels = grid(1, 1, (7, 4))
+    groups = [f"{r['attention']}, batch {r['batch']}" for r in rows]
+    bars(panels[0, 0], groups, {n: [spread_of(r, f"{n} ms") for r in rows] for n in STEPS}, "%.0f")
+    panels[0, 0].set(xlabel="attention in MACNN", ylabel="ms per step")
+    legend(figure, panels[0, 0])
+    save(figure, path)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Write the rows and the plot."""
+    argv = sys.argv[1:] if argv is None else argv
+    settings = settle(parser(__doc__, rounds=10).parse_args(argv), "aam_step", argv)
+    draw(run(settings), settings.out / "aam_step.png")
 
 
 if __name__ == "__main__":

@@ -1,31 +1,202 @@
-"""Timing: cases in turn, round by round, so that a drift of the machine meets all of them."""
+"""What every benchmark shares: flags, provenance, and calls that are checked and then timed.
 
+A timed call is a `Case`: it returns the tensors that it computes, and names what they should be.
+`measure` compares first and raises `WrongVariantError` before anything is timed, so that no row
+stands for a variant that computes something else. The cases of one run take turns, round by round,
+so that a drift of the machine meets all of them; a ratio is taken round by round too.
+"""
+
+import argparse
+import copy
 import platform
+import shlex
+import subprocess
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
-from examples.ser.report import git_commit
+RESULTS = Path(__file__).parent / "results"
+BLOCK = 2e-3  # seconds: a shorter call is repeated until a round of it takes as long
+Row = dict[str, Any]
 
 
-def alternate(
-    cases: dict[str, Callable[[], Any]], device: torch.device, rounds: int = 30, warmup: int = 3
-) -> dict[str, np.ndarray]:
-    """Seconds (rounds,) of each case; in every round each runs once, after `warmup` rounds."""
-    times: dict[str, list[float]] = {name: [] for name in cases}
-    for _ in range(warmup + rounds):
+class WrongVariantError(AssertionError):
+    """A variant that does not compute what it should."""
+
+
+class Settings(NamedTuple):
+    """How a script runs, from its flags; `provenance` goes into each of its rows."""
+
+    device: torch.device
+    rounds: int
+    quick: bool
+    out: Path
+    seed: int
+    provenance: Row
+
+
+class Case(NamedTuple):
+    """A call to time, and what it must return: a reference in float64 or by the eager path."""
+
+    run: Callable[[], Sequence[Tensor]]
+    want: Sequence[Tensor]
+
+
+class Timing(NamedTuple):
+    """Seconds per call (rounds,), and the largest error of `verify`."""
+
+    seconds: np.ndarray
+    error: float
+
+
+def parser(doc: str, *, rounds: int = 30) -> argparse.ArgumentParser:
+    """Make the flags that every script has; `doc` is its module docstring."""
+    flags = argparse.ArgumentParser(description=doc.split("\n")[0])
+    flags.add_argument("--threads", type=int, help="CPU threads (default: torch's)")
+    flags.add_argument("--rounds", type=int, help=f"timed rounds (default: {rounds}; quick: 9)")
+    flags.add_argument("--quick", action="store_true", help="the smallest cases only")
+    flags.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    flags.add_argument("--out", type=Path, default=RESULTS, help="folder of the CSV and the plots")
+    flags.add_argument("--seed", type=int, default=0)
+    flags.set_defaults(default_rounds=rounds)
+    return flags
+
+
+def settle(args: argparse.Namespace, script: str, argv: Sequence[str]) -> Settings:
+    """Set threads and precision, make the folder, and write down where the rows come from."""
+    kind = args.device
+    if kind == "auto":
+        kind = "cuda" if torch.cuda.is_available() else "cpu"
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    torch.backends.cudnn.allow_tf32 = False  # float32 as it is written, on every device
+    device = torch.device(kind)
+    args.out.mkdir(parents=True, exist_ok=True)
+    facts = {
+        "commit": commit(),
+        "device": torch.cuda.get_device_name(device) if kind == "cuda" else "cpu",
+        "cpu": cpu_model(),
+        "dtype": "float32",
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "seed": args.seed,
+        "command": shlex.join(["python", "-m", f"benchmarks.{script}", *argv]),
+        "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
+    }
+    rounds = args.rounds or (9 if args.quick else args.default_rounds)
+    return Settings(device, rounds, args.quick, args.out, args.seed, facts)
+
+
+def commit() -> str:
+    """Commit that runs, "-dirty" if its code was changed since, or "not a checkout".
+
+    Results do not count as code: else the first script of `make bench` would taint the others.
+    """
+
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(RESULTS.parent), *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        head = git("rev-parse", "HEAD")
+    except (OSError, subprocess.CalledProcessError):
+        return "not a checkout"
+    code = (":/", ":(top,exclude)*/results/*")
+    return head + ("-dirty" if git("status", "--porcelain", "-uno", "--", *code) else "")
+
+
+def cpu_model() -> str:
+    """Name of the processor, as far as the system tells."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def verify(name: str, got: Sequence[Tensor], want: Sequence[Tensor], tolerance: float) -> float:
+    """Return the largest error of `got`: per tensor |got - want| over |want| + the largest / 10.
+
+    The largest norm of the call is the unit of what should be zero but for rounding, as the
+    gradient of a bias before a BatchNorm.
+
+    Raises:
+        WrongVariantError: beyond `tolerance` or at another shape; it names variant and tensor.
+    """
+    if len(got) != len(want):
+        raise WrongVariantError(f"{name} returned {len(got)} tensors, wanted {len(want)}")
+    want = [b.detach().double() for b in want]
+    unit = max(b.norm().item() for b in want) / 10
+    worst = 0.0
+    for i, (a, b) in enumerate(zip(got, want, strict=True)):
+        if a.shape != b.shape:
+            shapes = f"shape {tuple(a.shape)}, wanted {tuple(b.shape)}"
+            raise WrongVariantError(f"{name}, tensor {i}: {shapes}")
+        error = ((a.detach().double() - b).norm() / (b.norm() + unit)).item()
+        if not error <= tolerance:  # NaN too
+            raise WrongVariantError(
+                f"{name}, tensor {i}: error {error:.2g}, tolerance {tolerance:.2g}"
+            )
+        worst = max(worst, error)
+    return worst
+
+
+def timed(run: Callable[[], Any], device: torch.device, repeats: int = 1) -> float:
+    """Seconds of one call: the mean of `repeats`, between events on CUDA, the clock elsewhere."""
+    if device.type == "cuda":
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        torch.cuda.synchronize(device)
+        start.record()
+        for _ in range(repeats):
+            run()
+        end.record()
+        torch.cuda.synchronize(device)
+        return start.elapsed_time(end) / 1e3 / repeats
+    begin = time.perf_counter()
+    for _ in range(repeats):
+        run()
+    return (time.perf_counter() - begin) / repeats
+
+
+def measure(
+    cases: Mapping[str, Case],
+    device: torch.device,
+    *,
+    rounds: int,
+    warmup: int = 3,
+    block: float = BLOCK,
+    tolerance: float = 3e-4,
+) -> dict[str, Timing]:
+    """Check every case, warm it up, then time all of them in turn for `rounds` rounds."""
+    errors, repeats = {}, {}
+    for name, case in cases.items():
+        errors[name] = verify(name, case.run(), case.want, tolerance)
+        warm = min(timed(case.run, device) for _ in range(max(1, warmup)))
+        repeats[name] = max(1, round(block / warm))
+    seconds: dict[str, list[float]] = {name: [] for name in cases}
+    for _ in range(rounds):
         for name, case in cases.items():
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
-            start = time.perf_counter()
-            case()
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
-            times[name].append(time.perf_counter() - start)
-    return {name: np.array(values[warmup:]) for name, values in times.items()}
+            seconds[name].append(timed(case.run, device, repeats[name]))
+    return {name: Timing(np.array(seconds[name]), errors[name]) for name in cases}
+
+
+def peak_megabytes(run: Callable[[], Any], device: torch.device) -> float | None:
+    """Most memory that a call adds on CUDA to what lives there before it; None elsewhere."""
+    if device.type != "cuda":
+        return None
+    torch.cuda.synchronize(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    run()
+    torch.cuda.synchronize(device)
+    return round((torch.cuda.max_memory_allocated(device) - before) / 1e6, 2)
 
 
 def spread(name: str, values: np.ndarray) -> dict[str, float]:
@@ -35,12 +206,21 @@ def spread(name: str, values: np.ndarray) -> dict[str, float]:
     return {key: float(f"{value:.4g}") for key, value in shown.items()}
 
 
-def provenance(device: torch.device) -> dict[str, Any]:
-    """Return what a row says about where it came from."""
-    cuda = device.type == "cuda"
-    return {
-        "device": torch.cuda.get_device_name(device) if cuda else f"cpu {platform.machine()}",
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "commit": git_commit(),
-    }
+def use_path(module: nn.Module, fused: bool) -> nn.Module:
+    """Put every layer that has two paths on the fused or on the eager one."""
+    for layer in module.modules():
+        if hasattr(layer, "fused"):
+            layer.fused = fused
+    return module
+
+
+def double(module: nn.Module) -> nn.Module:
+    """Copy a module in float64 and on its eager path: what a `Case` is compared with."""
+    return use_path(copy.deepcopy(module).double(), fused=False)
+
+
+def gradients(module: nn.Module, x: Tensor, cotangent: Tensor) -> tuple[Tensor, ...]:
+    """Forward and backward: the output, then the gradient of x and of every parameter."""
+    x = x.detach().requires_grad_()
+    y = module(x)
+    return (y, *torch.autograd.grad(y, (x, *module.parameters()), cotangent))

@@ -1,0 +1,116 @@
+"""The harness: a wrong variant is refused before it is timed, and rows say where they come from."""
+
+import re
+import subprocess
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from benchmarks import harness
+from benchmarks.harness import Case, WrongVariantError, measure, parser, settle, spread, verify
+from icasa import ICASA, SE
+
+CPU = torch.device("cpu")
+PROVENANCE = ["commit", "device", "cpu", "dtype", "threads", "python", "torch", "numpy"]
+PROVENANCE += ["seed", "command", "date"]
+
+
+def test_verify_returns_the_largest_difference_in_its_units():
+    want = [torch.tensor([3.0, 4.0]), torch.zeros(2)]
+    got = [torch.tensor([3.0, 4.11]), torch.tensor([0.01, 0.0])]
+    assert verify("v", got, want, 0.1) == pytest.approx(0.11 / 5.5, rel=1e-4)
+    assert verify("v", want[:1] + got[1:], want, 0.1) == pytest.approx(0.01 / 0.5, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("got", "message"),
+    [
+        ([torch.ones(3), torch.tensor([1.0, 1.01, 1])], "v, tensor 1: error 0.0052"),
+        ([torch.ones(3), torch.tensor([1.0, torch.nan, 1])], "v, tensor 1: error nan"),
+        ([torch.ones(3), torch.ones(1)], r"v, tensor 1: shape \(1,\), wanted \(3,\)"),
+        ([torch.ones(3)], "v returned 1 tensors, wanted 2"),
+    ],
+)
+def test_verify_names_the_variant_and_the_tensor_that_is_wrong(got, message):
+    with pytest.raises(WrongVariantError, match=message):
+        verify("v", got, [torch.ones(3), torch.ones(3)], 1e-3)
+
+
+def test_a_wrong_variant_is_called_once_and_never_timed():
+    calls = []
+    one = torch.ones(1)
+    wrong = Case(lambda: calls.append("wrong") or (one,), (one + 1,))
+    with pytest.raises(WrongVariantError, match="wrong"):
+        measure({"right": Case(lambda: (one,), (one,)), "wrong": wrong}, CPU, rounds=5)
+    assert calls == ["wrong"]
+
+
+def test_cases_take_turns_after_the_warm_up():
+    calls = []
+    one = torch.ones(1)
+    cases = {n: Case(lambda n=n: calls.append(n) or (one,), (one,)) for n in "ab"}
+    times = measure(cases, CPU, rounds=3, warmup=2, block=0)
+    assert "".join(calls) == "aaa" + "bbb" + "ababab"  # one call is checked, two warm up
+    assert all(len(t.seconds) == 3 and (t.seconds > 0).all() for t in times.values())
+
+
+def test_a_short_call_is_repeated_until_a_round_is_long_enough_to_time():
+    calls = []
+    one = torch.ones(1)
+    measure({"a": Case(lambda: calls.append(1) or (one,), (one,))}, CPU, rounds=1, block=1e-3)
+    assert len(calls) > 4 + 10
+
+
+def test_spread_is_median_and_quantiles_to_four_digits():
+    values = np.arange(11) + 0.12345
+    assert spread("t", values) == {"t": 5.123, "t p20": 2.123, "t p80": 8.123}
+
+
+def test_every_row_gets_its_provenance(tmp_path):
+    argv = ["--quick", "--seed", "7", "--out", str(tmp_path / "new")]
+    settings = settle(parser("doc").parse_args(argv), "layers", argv)
+    assert list(settings.provenance) == PROVENANCE
+    assert all(str(value) for value in settings.provenance.values())
+    assert settings.provenance["seed"] == 7
+    assert settings.provenance["command"].startswith("python -m benchmarks.layers --quick --seed 7")
+    assert (tmp_path / "new").is_dir()
+    assert settings.rounds == 9
+
+
+def git(folder, *words):
+    who = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
+    subprocess.run(["git", "-C", str(folder), *who, *words], check=True, capture_output=True)
+
+
+def test_the_commit_is_dirty_by_changed_code_but_not_by_changed_results(tmp_path, monkeypatch):
+    results = tmp_path / "benchmarks" / "results"
+    monkeypatch.setattr(harness, "RESULTS", results)
+    results.mkdir(parents=True)
+    assert harness.commit() == "not a checkout"
+    for name in ("benchmarks/results/a.csv", "code.py"):
+        (tmp_path / name).write_text("1")
+    git(tmp_path, "init")
+    git(tmp_path, "add", ".")
+    git(tmp_path, "commit", "-m", "first")
+    (results / "a.csv").write_text("2")
+    clean = harness.commit()
+    assert re.fullmatch("[0-9a-f]{40}", clean)
+    (tmp_path / "code.py").write_text("2")
+    assert harness.commit() == f"{clean}-dirty"
+
+
+def test_the_reference_is_a_float64_copy_on_the_eager_path():
+    net = nn.Sequential(ICASA(8, fused=True), SE(8))
+    exact = harness.double(net)
+    assert [m.fused for m in exact.modules() if hasattr(m, "fused")] == [False] * 3
+    assert {p.dtype for p in exact.parameters()} == {torch.float64}
+    assert [m.fused for m in net.modules() if hasattr(m, "fused")] == [True] * 3
+
+
+def test_gradients_are_those_of_the_input_and_of_each_parameter():
+    net, x, g = nn.Linear(3, 2), torch.randn(4, 3), torch.randn(4, 2)
+    y, dx, dw, db = harness.gradients(net, x, g)
+    torch.testing.assert_close(y, net(x))
+    torch.testing.assert_close((dx, dw, db), (g @ net.weight, g.T @ x, g.sum(0)))

@@ -1,0 +1,139 @@
+"""Every script end to end on the smallest shapes: rows, provenance, pictures, and a refusal."""
+
+import csv
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from benchmarks import aam_step, complexity, layers, mixup, training
+from benchmarks.harness import WrongVariantError, parser, settle
+from benchmarks.peers import OFFICIAL, timm_layers
+from examples.ser.macnn import ATTENTION
+from icasa import ECA, SE
+
+SMALL = (2, 8, 3, 5)
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    monkeypatch.setattr(layers, "QUICK", dict.fromkeys(("layer", "batch", "size"), (SMALL,)))
+    monkeypatch.setattr(layers, "BLOCK", (2, 16, 3, 5))
+    monkeypatch.setattr(layers, "SEGMENTS", (2, 1, 9, 12))
+    monkeypatch.setattr(complexity, "QUICK_CHANNELS", (8, 16))
+    monkeypatch.setattr(complexity, "QUICK_SIZES", ((3, 5),))
+    for script in (mixup, training, aam_step):
+        monkeypatch.setattr(script, "BATCHES", (8,))
+    for script in (training, aam_step):
+        monkeypatch.setattr(script, "SEGMENT", (1, 9, 12))
+
+
+def run(script, out, *flags):
+    script.main(["--quick", "--rounds", "1", "--out", str(out), *flags])
+    tables = {path.name: path for path in out.glob("*.csv")}
+    for path in out.glob("*.png"):
+        assert path.read_bytes().startswith(b"\x89PNG")
+    with tables[getattr(script, "FILE", "complexity.csv")].open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert all(row["commit"] and row["command"] and row["seed"] for row in rows)
+    return rows, {path.name for path in out.glob("*.png")}
+
+
+def test_layers(tmp_path):
+    rows, pictures = run(layers, tmp_path, "--no-compile")
+    assert pictures == {"layers.png", "layers-sweep.png", "layers-inside.png"}
+    seen = {(r["layer"], r["variant"], r["pass"]) for r in rows if r["experiment"] == "layer"}
+    fast = {(n, "fused") for n in ("ICA", "SA", "ICASA")} | {
+        (n, "official style") for n in OFFICIAL
+    }
+    wanted = fast | {(n, v) for n in layers.LAYERS for v in ("eager", "floor")}
+    assert seen == {(*w, which) for w in wanted for which in layers.PASSES}
+    keys = [tuple(r[k] for k in layers.KEYS) for r in rows]
+    assert len(set(keys)) == len(keys)
+    kept = {r["variant"]: r["saved / x"] for r in rows if r["layer"] == "ICASA" and r["saved / x"]}
+    assert float(kept["fused"]) < float(kept["eager"])
+
+
+def test_layers_with_a_variant_that_computes_something_else(tmp_path, monkeypatch):
+    def without_shuffle(layer, x):
+        return layer.gates(x)[0] * x
+
+    monkeypatch.setitem(OFFICIAL, "SA", without_shuffle)
+    with pytest.raises(WrongVariantError, match="official style, tensor 0"):
+        run(layers, tmp_path, "--no-compile")
+    with (tmp_path / layers.FILE).open(newline="") as file:
+        assert {row["layer"] for row in csv.DictReader(file)} == {"ICA"}  # all before it
+
+
+def test_mixup(tmp_path):
+    rows, pictures = run(mixup, tmp_path)
+    assert [r["variant"] for r in rows] == ["AAM", "MixUp", "Algorithm 1 loop"]
+    assert pictures == {"mixup.png"}
+
+
+def test_mixup_draws_no_threshold_near_a_pair():
+    x = torch.randn(16, 1, 3, 4, generator=torch.Generator().manual_seed(0))
+    similarity = torch.nn.functional.cosine_similarity(
+        x.mean(-1).flatten(1).unsqueeze(1), x.mean(-1).flatten(1), dim=2
+    )
+    assert (similarity - mixup.clear_threshold(x)).abs().min() > 1e-3
+
+
+def test_training(tmp_path):
+    rows, pictures = run(training, tmp_path)
+    assert [r["variant"] for r in rows] == 2 * ["no attention", "eager", "fused"]
+    assert pictures == {"training.png"}
+
+
+def test_aam_step(tmp_path):
+    rows, pictures = run(aam_step, tmp_path)
+    assert [r["attention"] for r in rows] == ["none", "icasa"]
+    assert pictures == {"aam_step.png"}
+
+
+def test_complexity(tmp_path):
+    rows, pictures = run(complexity, tmp_path, "--no-latency")
+    assert [r["head"] for r in rows] == 4 * ["fusion"] + 4 * ["flatten"]
+    assert rows[3]["paper parameters (M)"] == "2.15"
+    assert "latency (ms)" not in rows[0]
+    pages = ("ica", "sa", "icasa", "ca", "se", "eca", "cbam", "conv", "layers")
+    assert pictures == {"complexity.png", *(f"complexity-{page}.png" for page in pages)}
+
+
+def test_latency_is_timed_for_each_model(tmp_path):
+    settings = settle(
+        parser("").parse_args(["--quick", "--rounds", "1", "--out", str(tmp_path)]), "", []
+    )
+    models = {a: complexity.build(a, "fusion", 0) for a in ("none", "eca")}
+    times = complexity.latencies(models, settings)
+    assert all(times[a]["latency (ms)"] > 0 for a in models)
+    assert set(models) <= set(ATTENTION)
+
+
+def test_timm_is_left_out_with_a_reason_where_it_does_not_import(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "timm.layers", None)
+    timm_layers.cache_clear()
+    assert timm_layers() == timm_layers() == {}
+    assert capsys.readouterr().out.count("timm is left out: ModuleNotFoundError") == 1
+
+
+def test_timm_stands_beside_a_layer_of_ours_with_its_weights(monkeypatch, tmp_path):
+    class Theirs(nn.Module):  # ECA under timm's names
+        def __init__(self, channels):
+            super().__init__()
+            self.conv = nn.Conv1d(1, 1, 3, padding=1, bias=False)
+
+        def forward(self, x):
+            gate = self.conv(x.mean((2, 3)).unsqueeze(1)).sigmoid()
+            return x * gate.transpose(1, 2).unsqueeze(3)
+
+    monkeypatch.setattr(layers, "timm_layers", lambda: {"ECA": Theirs})
+    monkeypatch.setattr(layers, "LAYERS", {"ECA": ECA, "SE": SE})
+    args = parser("").parse_args(["--quick", "--rounds", "1", "--out", str(tmp_path)])
+    settings = settle(args, "layers", [])
+    made = layers.variants("ECA", 8, settings, peers=True)
+    key = {"experiment": "layer", "layer": "ECA"}
+    rows = list(layers.compare(key, made, SMALL, settings))
+    assert [r["variant"] for r in rows] == 2 * ["eager", "timm", "floor"]
+    assert "timm" not in layers.variants("SE", 8, settings, peers=True)
