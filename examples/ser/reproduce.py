@@ -106,6 +106,7 @@ def expand(tables: Iterable[str], args: argparse.Namespace) -> list[Cell]:
         (protocol, variant): None
         for table in tables
         for protocol, variant in itertools.product(*reversed(TABLES[table]))
+        if args.variants is None or variant in args.variants
     }
     corpus = "iemocap" if args.iemocap else "ravdess"
     folds = FOLDS[corpus] if args.folds is None else args.folds
@@ -124,6 +125,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     which.add_argument("--ravdess", type=Path, metavar="ROOT")
     which.add_argument("--iemocap", type=Path, metavar="ROOT")
     parser.add_argument("--table", nargs="+", choices=TABLES, default=list(TABLES))
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, help="of the tables' own, all")
     parser.add_argument("--folds", nargs="+", type=int, help="all when not given")
     parser.add_argument("--seeds", nargs="+", type=int, default=[SEED])
     parser.add_argument("--preset", choices=PRESETS, default="paper")

@@ -52,6 +52,8 @@ def test_the_tables_expand_to_each_cell_once():
     cells = expand(TABLES, args)
     assert len(cells) == len(set(cells))
     assert {cell.variant for cell in cells} == set(VARIANTS)
+    some = reproduce.parse(["--ravdess", "x", "--variants", "none"])
+    assert {cell.variant for cell in expand(["8"], some)} == {"none"}
     table8 = expand(["8"], args)
     assert len(table8) == 4 * 6
     assert {cell.fold for cell in table8[:4]} == {0}  # whole comparisons first
