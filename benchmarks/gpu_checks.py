@@ -95,7 +95,7 @@ def check_operator(
 def check_operators(
     shape: Sequence[int], groups: int, dtype: torch.dtype, offset: float, device: torch.device
 ) -> None:
-    """Compare the four operators on one kind of map, in every combination of their options."""
+    """Compare the four operators on one kind of map, for each layer and with each option."""
     N, C, H, W = shape
     generator = torch.Generator().manual_seed(sum(shape))
 
@@ -113,7 +113,7 @@ def check_operators(
         gates = [*coordinate, torch.tensor([0.3]), half[0].sigmoid(), half[1], half[2], mean]
         given = [axes, axes, name == "ICASA", *[planes] * 4]
         gates = [gate if there else None for gate, there in zip(gates, given, strict=True)]
-        for shuffle, residual in itertools.product((False, True), repeat=2):
+        for shuffle, residual in ((True, False), (False, True)):
             options = (*gates, G, shuffle and planes, residual)
             check_operator("mix", (x, *options), device, (rounded, rounded))
             unit = 1e-3 + offset  # what the sums of x are made of
@@ -146,16 +146,18 @@ def check_layer(
     wanted = torch.channels_last if layout == "channels_last" else torch.contiguous_format
     if not results["fused"][0].is_contiguous(memory_format=wanted):
         raise AssertionError(f"{title}: not in the memory format of x")
+    unit = max(w.norm().item() for w in want[1:]) / 10  # for gradients that should cancel
+    slack = ROUNDED[dtype] * (3 + offset / 30)  # x - mean has lost the digits of the mean
     for i, (exact, e, f) in enumerate(zip(want, *results.values(), strict=True)):
-        tolerance = 3 * distance(e, exact, 1.0) + 3 * ROUNDED[dtype]
-        near(f"{title}, tensor {i}", f, exact, tolerance, 1.0)
+        near(f"{title}, tensor {i}", f, exact, slack + 3 * distance(e, exact, unit), unit)
 
 
 def checks(device: torch.device) -> Iterator[tuple[str, Callable[[], None]]]:
     """Yield everything to check, by name."""
     for dtype in DTYPES:
         far = 30.0 if dtype == torch.float16 else 1000.0  # float16 sums would overflow
-        for (shape, groups), offset in itertools.product(MAPS, (0.0, far)):
+        maps = MAPS if dtype == torch.float32 else MAPS[1:3]  # each compiles 18 kernels
+        for (shape, groups), offset in itertools.product(maps, (0.0, far)):
             case = (shape, groups, dtype, offset)
             yield f"operators {case}", partial(check_operators, *case, device)
         # Far from zero, a small net of 16-bit numbers is noise, on whatever path.

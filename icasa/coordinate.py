@@ -1,6 +1,6 @@
 """The steps that coordinate attention and ICA share: pool onto each axis, gate along it."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -24,6 +24,22 @@ def axis_means(x: Tensor, lengths: Tensor | None = None) -> list[Tensor]:
     return means
 
 
+def axis_gates(
+    means: Sequence[Tensor],
+    squeeze: Callable[[Tensor], Tensor],
+    expand: Iterable[Callable[[Tensor], Tensor]],
+) -> list[Tensor]:
+    """Gates (N, C, S_a) in (0, 1) from the means (N, C, S_a) onto each axis.
+
+    Eq. 8 is ``squeeze`` (C to M channels) over their concatenation, Eq. 9 and 10 are ``expand``,
+    one map from M to C channels per axis.
+    """
+    # DIFF: step (2) says "in the channel dimension"; the shapes and step (3) fit only space.
+    f = squeeze(torch.cat(list(means), dim=2))  # (N, M, H + W)
+    parts = torch.split(f, [mean.shape[2] for mean in means], dim=2)
+    return [torch.sigmoid(to_gate(part)) for to_gate, part in zip(expand, parts, strict=True)]
+
+
 def coordinate_gates(
     x: Tensor,
     squeeze: Callable[[Tensor], Tensor],
@@ -32,16 +48,11 @@ def coordinate_gates(
 ) -> tuple[Tensor, ...]:
     """Gates in (0, 1) along each axis of ``x`` (N, C, *S), each shaped to broadcast against it.
 
-    Eq. 6 and 7 are the means, Eq. 8 is ``squeeze`` (C to M channels) over their concatenation,
-    Eq. 9 and 10 are ``expand``, one map from M to C channels per axis.
+    Eq. 6 and 7 are the means, `axis_gates` the rest.
     """
-    means = axis_means(x, lengths)
-    # DIFF: step (2) says "in the channel dimension"; the shapes and step (3) fit only space.
-    f = squeeze(torch.cat(means, dim=2))  # (N, M, H + W)
-    parts = torch.split(f, [mean.shape[2] for mean in means], dim=2)
     gates = []
-    for axis, (to_gate, part) in enumerate(zip(expand, parts, strict=True)):
-        gate = torch.sigmoid(to_gate(part)).to(x.dtype)  # (N, C, S_a)
+    for axis, gate in enumerate(axis_gates(axis_means(x, lengths), squeeze, expand)):
+        gate = gate.to(x.dtype)  # (N, C, S_a)
         ones = [1] * (x.ndim - 3)
         gates.append(gate.reshape(*gate.shape[:2], *ones[:axis], gate.shape[2], *ones[axis:]))
     return tuple(gates)

@@ -5,10 +5,27 @@ import inspect
 import torch
 from hypothesis import strategies as st
 
+import icasa
+
 LENGTHS = st.sampled_from([1, 2, 3, 5, 7, 8, 11])  # one, primes, a power of two
 SEEDS = st.integers(0, 2**16)
 LAYOUTS = ("contiguous", "channels_last", "sliced", "transposed")
 FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}  # by rank
+
+
+class FusedICA(icasa.ICA):
+    def __init__(self, channels, **kwargs):
+        super().__init__(channels, fused=True, **kwargs)
+
+
+class FusedSA(icasa.SA):
+    def __init__(self, channels, **kwargs):
+        super().__init__(channels, fused=True, **kwargs)
+
+
+class FusedICASA(icasa.ICASA):
+    def __init__(self, channels, **kwargs):
+        super().__init__(channels, fused=True, **kwargs)
 
 
 def seeded(seed):

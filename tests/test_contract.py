@@ -14,9 +14,20 @@ from torch.nn.modules.batchnorm import _BatchNorm
 import icasa
 import icasa.attention
 from icasa.attention.sa import channel_shuffle
-from tests.strategies import FORMATS, SEEDS, build, feature_maps, ndims, randomise
+from tests.strategies import (
+    FORMATS,
+    SEEDS,
+    FusedICA,
+    FusedICASA,
+    FusedSA,
+    build,
+    feature_maps,
+    ndims,
+    randomise,
+)
 
 ATTENTION = [getattr(icasa, name) for name in icasa.attention.__all__]
+ATTENTION += [FusedICA, FusedSA, FusedICASA]
 LAYERS = [*ATTENTION, icasa.HSwish, icasa.DepthwiseSeparableConv]
 every_layer = pytest.mark.parametrize("cls", LAYERS, ids=lambda cls: cls.__name__)
 every_attention = pytest.mark.parametrize("cls", ATTENTION, ids=lambda cls: cls.__name__)

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent
 SOURCES = sorted((ROOT / "icasa").rglob("*.py"))
 PACKAGES = [icasa, icasa.attention, icasa.augment]
 PUBLIC = {p.__name__ for p in PACKAGES} | {f"{p.__name__}.{n}" for p in PACKAGES for n in p.__all__}
-PUBLIC.add("icasa.__version__")
+PUBLIC |= {"icasa.__version__", "icasa.kernels.body"}
 IMPORT = """
 import sys, numpy, torch
 before = set(sys.modules)
@@ -41,7 +41,13 @@ ARROWS = {
         "icasa.padding",
         "icasa.kernels",
     },
-    "icasa.attention.icasa": {"torch", "icasa._check", "icasa.attention.ica", "icasa.attention.sa"},
+    "icasa.attention.icasa": {
+        "torch",
+        "icasa._check",
+        "icasa.attention.ica",
+        "icasa.attention.sa",
+        "icasa.kernels",
+    },
     "icasa.attention.__init__": {"icasa.attention"},
     "icasa.kernels": {"torch", "triton", "icasa.kernels"},
     "icasa.insert": {"torch", "icasa._check", "icasa.attention"},

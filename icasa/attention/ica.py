@@ -1,12 +1,15 @@
 """ICA: improved coordinate attention, gates along each axis (Li et al. 2026, section 2.2.1)."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
+from icasa import kernels
 from icasa._check import axis_count, feature_map, odd_int, positive_int
 from icasa.activation import HSwish
 from icasa.conv import DepthwiseSeparableConv
-from icasa.coordinate import coordinate_gates
+from icasa.coordinate import axis_gates, coordinate_gates
 
 
 class ICA(nn.Module):
@@ -40,6 +43,10 @@ class ICA(nn.Module):
         kernel_size: odd taps :math:`k` of the depthwise convolution.
         norm: whether Eq. 8 has its BatchNorm.
         ndim: number of spatial axes, 1, 2 or 3.
+        fused: None for the fast path where it serves on the CPU, the same values in fewer passes
+            over x; False for plain torch operators; True to insist, also on CUDA by Triton, which
+            copies a map that is not contiguous into one that is, and refuses ``lengths`` and what
+            else it cannot serve.
         device: where the parameters are made.
         dtype: type of the parameters.
 
@@ -73,6 +80,7 @@ class ICA(nn.Module):
         kernel_size: int = 3,
         norm: bool = True,
         ndim: int = 2,
+        fused: bool | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -81,6 +89,7 @@ class ICA(nn.Module):
         self.reduction = positive_int("reduction", reduction)
         self.kernel_size = odd_int("kernel_size", kernel_size)
         self.ndim = axis_count(ndim)
+        self.fused = kernels.option(fused, ndim)
         # DIFF: "adaptive dimensionality reduction" has no formula; we take coordinate attention's.
         self.width = max(8, channels // reduction)
         self.reduce = DepthwiseSeparableConv(
@@ -106,6 +115,11 @@ class ICA(nn.Module):
         # DIFF: the text under Eq. 8 swaps its symbols; the convolution comes first.
         return self.act(self.norm(self.reduce(z)))  # type: ignore[no-any-return]
 
+    def _from_means(self, z_h: Tensor, z_w: Tensor, x: Tensor) -> dict[str, Any]:
+        """Eq. 8-10 for the fast path."""
+        g_h, g_w = axis_gates((z_h.to(x.dtype), z_w.to(x.dtype)), self._squeeze, self.expand)
+        return {"g_h": g_h, "g_w": g_w}
+
     def gates(self, x: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, ...]:
         """Attention maps of ``x``: per axis a gate in (0, 1), (N, C, H, 1) then (N, C, 1, W)."""
         feature_map(self, x)
@@ -113,6 +127,10 @@ class ICA(nn.Module):
 
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Weigh ``x`` by the product of its gates (Eq. 11)."""
+        feature_map(self, x)
+        if kernels.usable(x, lengths, self.fused):
+            inner, z_h, z_w, *_ = kernels.moments(x, axes=True)
+            return kernels.laid_out_as(x, kernels.mix(inner, **self._from_means(z_h, z_w, x)))
         y = x
         for gate in self.gates(x, lengths):
             y = y * gate
@@ -124,4 +142,5 @@ class ICA(nn.Module):
 
     def extra_repr(self) -> str:
         """Show what the submodules do not."""
-        return f"{self.channels}, reduction={self.reduction}, width={self.width}, ndim={self.ndim}"
+        shown = f"{self.channels}, reduction={self.reduction}, width={self.width}, ndim={self.ndim}"
+        return shown if self.fused is None else f"{shown}, fused={self.fused}"

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from icasa import kernels
+from icasa._check import feature_map
 from icasa.attention.ica import ICA
 from icasa.attention.sa import SA
 
@@ -29,6 +31,10 @@ class ICASA(nn.Module):
         bounded: keep :math:`\beta` in (0, 1) as the sigmoid of its parameter, which starts at 0.
         residual: return :math:`x + \mathrm{ICASA}(x)`.
         ndim: number of spatial axes, 1, 2 or 3.
+        fused: None for the fast path where it serves on the CPU, the same values in fewer passes
+            over x; False for plain torch operators; True to insist, also on CUDA by Triton, which
+            copies a map that is not contiguous into one that is, and refuses ``lengths`` and what
+            else it cannot serve.
         device: where the parameters are made.
         dtype: type of the parameters.
 
@@ -64,23 +70,32 @@ class ICASA(nn.Module):
         bounded: bool = False,
         residual: bool = False,
         ndim: int = 2,
+        fused: bool | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         self.bounded = bounded
         self.residual = residual
+        self.fused = kernels.option(fused, ndim)
         self.ica = ICA(
             channels,
             reduction=reduction,
             kernel_size=kernel_size,
             norm=norm,
             ndim=ndim,
+            fused=fused,
             device=device,
             dtype=dtype,
         )
         self.sa = SA(
-            channels, groups=groups, shuffle=shuffle, ndim=ndim, device=device, dtype=dtype
+            channels,
+            groups=groups,
+            shuffle=shuffle,
+            ndim=ndim,
+            fused=fused,
+            device=device,
+            dtype=dtype,
         )
         # One element rather than none: sharding wrappers refuse scalar parameters.
         self.raw_beta = nn.Parameter(torch.empty(1, device=device, dtype=dtype))
@@ -88,7 +103,7 @@ class ICASA(nn.Module):
 
     @property
     def beta(self) -> Tensor:
-        """The weight of ICA, a tensor of one element: the parameter itself unless bounded."""
+        """The weight of ICA, a tensor of one element which is by default the parameter itself."""
         if not self.bounded:
             return self.raw_beta
         tiny = torch.finfo(self.raw_beta.dtype).eps  # where a rounded sigmoid reaches 0 or 1
@@ -109,9 +124,25 @@ class ICASA(nn.Module):
 
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Mix the two branches (Eq. 5)."""
+        feature_map(self.ica, x)
+        if kernels.usable(x, lengths, self.fused, self.ica, self.sa):
+            return self._fused(x)
         beta = self.beta.to(x.dtype)
         y = beta * self.ica(x, lengths) + (1 - beta) * self.sa(x, lengths)
         return x + y if self.residual else y  # type: ignore[no-any-return]
+
+    def _fused(self, x: Tensor) -> Tensor:
+        inner, z_h, z_w, *planes = kernels.moments(x, axes=True, groups=self.sa.groups)
+        y = kernels.mix(
+            inner,
+            **self.ica._from_means(z_h, z_w, x),
+            **self.sa._from_moments(*planes),
+            beta=self.beta,
+            groups=self.sa.groups,
+            shuffle=self.sa.shuffle,
+            residual=self.residual,
+        )
+        return kernels.laid_out_as(x, y)
 
     def no_weight_decay(self) -> set[str]:
         """Names of beta, the gates' biases and the norms: decay would pull them shut."""
@@ -119,4 +150,5 @@ class ICASA(nn.Module):
 
     def extra_repr(self) -> str:
         """Show the options that matter; the branches show theirs."""
-        return f"bounded={self.bounded}, residual={self.residual}"
+        shown = f"bounded={self.bounded}, residual={self.residual}"
+        return shown if self.fused is None else f"{shown}, fused={self.fused}"

@@ -1,8 +1,11 @@
 """SA: shuffle attention, channel and spatial gates by groups (Zhang and Yang 2021)."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
+from icasa import kernels
 from icasa._check import axis_count, feature_map, positive_int
 from icasa.padding import spatial_mean
 
@@ -40,6 +43,10 @@ class SA(nn.Module):
         shuffle: whether the channels are shuffled at the end. Without it the output stays aligned
             with the input, as a residual or a pretrained neighbour needs.
         ndim: number of spatial axes, 1, 2 or 3.
+        fused: None for the fast path where it serves on the CPU, the same values in fewer passes
+            over x; False for plain torch operators; True to insist, also on CUDA by Triton, which
+            copies a map that is not contiguous into one that is, and refuses ``lengths`` and what
+            else it cannot serve.
         device: where the parameters are made.
         dtype: type of the parameters.
 
@@ -73,6 +80,7 @@ class SA(nn.Module):
         groups: int = 4,
         shuffle: bool = True,
         ndim: int = 2,
+        fused: bool | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -81,6 +89,7 @@ class SA(nn.Module):
         self.groups = positive_int("groups", groups)
         self.shuffle = shuffle
         self.ndim = axis_count(ndim)
+        self.fused = kernels.option(fused, ndim)
         if channels % (2 * groups):
             fits = [str(g) for g in range(1, channels // 2 + 1) if channels % (2 * g) == 0]
             mend = ", ".join(fits) if fits else "none, an odd number has no halves"
@@ -120,6 +129,30 @@ class SA(nn.Module):
         weight, bias = (p.view(-1, *[1] * self.ndim) for p in (norm.weight, norm.bias))
         return centred * torch.rsqrt(var + norm.eps) * weight + bias
 
+    def _from_moments(self, s: Tensor, mean: Tensor, var: Tensor) -> dict[str, Any]:
+        """Eq. 13 and 14 for the fast path, from plane moments (N, C/2) of each half."""
+        gamma, shift, w1, b1, w2, b2 = (
+            p.to(s.dtype)
+            for p in (
+                self.norm.weight,
+                self.norm.bias,
+                self.channel_weight,
+                self.channel_bias,
+                self.spatial_weight,
+                self.spatial_bias,
+            )
+        )
+        groups = (s.shape[0], self.groups, len(gamma))
+        gate = torch.sigmoid(torch.addcmul(b1, w1, s.view(groups)))
+        slope = w2 * gamma * torch.rsqrt(var.view(groups) + self.norm.eps)
+        offset = torch.addcmul(b2, w2, shift).expand(groups)
+        return {
+            "gate": gate.flatten(1),
+            "a": slope.flatten(1),
+            "b": offset.flatten(1),
+            "mean": mean,
+        }
+
     def gates(self, x: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, ...]:
         """Attention map of ``x``: one gate in (0, 1) per element, (N, C, H, W), before the shuffle.
 
@@ -145,6 +178,12 @@ class SA(nn.Module):
 
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Gate ``x`` and shuffle its channels."""
+        feature_map(self, x)
+        if kernels.usable(x, lengths, self.fused):
+            inner, _, _, *planes = kernels.moments(x, groups=self.groups)
+            gates = self._from_moments(*planes)
+            y = kernels.mix(inner, **gates, groups=self.groups, shuffle=self.shuffle)
+            return kernels.laid_out_as(x, y)
         (gate,) = self.gates(x, lengths)
         y = x * gate
         return channel_shuffle(y) if self.shuffle else y
@@ -155,4 +194,5 @@ class SA(nn.Module):
 
     def extra_repr(self) -> str:
         """Show the options that matter."""
-        return f"{self.channels}, groups={self.groups}, shuffle={self.shuffle}, ndim={self.ndim}"
+        shown = f"{self.channels}, groups={self.groups}, shuffle={self.shuffle}, ndim={self.ndim}"
+        return shown if self.fused is None else f"{shown}, fused={self.fused}"

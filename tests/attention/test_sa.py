@@ -91,9 +91,10 @@ def test_channels_that_do_not_divide_are_refused_with_the_groups_that_fit(channe
             SA(channels, groups=g)
 
 
+@pytest.mark.parametrize("fused", [False, True])
 @given(x=feature_maps(channels=12, ndims=(2,), min_batch=1, dtype=torch.float64), seed=SEEDS)
-def test_groups_do_not_meet_but_in_the_shuffle(x, seed):
-    layer = randomise(SA(12, groups=3, shuffle=False, dtype=torch.float64), seed)
+def test_groups_do_not_meet_but_in_the_shuffle(fused, x, seed):
+    layer = randomise(SA(12, groups=3, shuffle=False, fused=fused, dtype=torch.float64), seed)
     other = x.clone()
     other[:, 4:8] = torch.randn_like(other[:, 4:8])
     outside = [0, 1, 2, 3, 8, 9, 10, 11]

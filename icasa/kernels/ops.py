@@ -1,0 +1,84 @@
+"""The four operators behind the fast path: their schemas, and shapes for tracing.
+
+Both passes over a feature map x (N, C, H, W), contiguous, each with its backward; a body for a
+device implements all four. What is not an x-sized map has x's statistics dtype, float64 for
+float64 and float32 for others, and is contiguous. A size may be 0. Channels have two halves, as SA
+divides them into G groups: c with c % (C/G) < C/2G is of the channel half, the others of the
+spatial half; both are numbered k = 0 .. C/2 - 1 in the order of c. An output that does not apply
+has no elements.
+
+``moments(x, axes, groups) -> (z_h, z_w, s, mean, var)``
+    With ``axes``, z_h (N, C, H) is the mean over W and z_w (N, C, W) that over H. With ``groups``
+    G > 0, s (N, C/2) is the plane mean of the channel half; mean and var (N, C/2) are the plane
+    mean and biased variance of the spatial half. The variance is of centred values.
+
+``mix(x, g_h, g_w, beta, gate, a, b, mean, groups, shuffle, residual) -> y``
+    Coordinate part, when g_h (N, C, H) and g_w (N, C, W) are given: u = x * g_h * g_w.
+    Shuffle part, when gate, a, b and mean (N, C/2) are given: v = x * gate in the channel half,
+    v = x * sigmoid(a * (x - mean) + b) in the spatial half; with ``shuffle`` source channel
+    j * C/2 + k then goes to 2k + j.
+    y = beta * u + (1 - beta) * v, with beta (1,), or the one part that is given; + x if
+    ``residual``. y has x's dtype; it is rounded once.
+
+``mix_backward(g, x, <as mix>) -> (dx, dg_h, dg_w, dbeta, dgate, da, db)``
+    Gradients of sum(g * y), g contiguous. That of mean is -a * db.
+
+``moments_backward(dx, x, dz_h, dz_w, ds, dmean, dvar, mean, axes, groups) -> dx'``
+    dx' = dx + dz_h / W + dz_w / H + [channel half] ds / HW
+    + [spatial half] (dmean + 2 * dvar * (x - mean)) / HW, a new tensor; neither dx nor x changes.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+GATES = (
+    "Tensor? g_h, Tensor? g_w, Tensor? beta, Tensor? gate, Tensor? a, Tensor? b, Tensor? mean, "
+    "int groups, bool shuffle, bool residual"
+)
+SCHEMAS = {
+    "moments": "(Tensor x, bool axes, int groups) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+    "mix": f"(Tensor x, {GATES}) -> Tensor",
+    "mix_backward": f"(Tensor g, Tensor x, {GATES}) "
+    "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+    "moments_backward": "(Tensor dx, Tensor x, Tensor dz_h, Tensor dz_w, Tensor ds, Tensor dmean, "
+    "Tensor dvar, Tensor mean, bool axes, int groups) -> Tensor",
+}
+for _name, _schema in SCHEMAS.items():
+    torch.library.define(f"icasa::{_name}", _schema, tags=torch.Tag.pt2_compliant_tag)
+
+
+def statistics_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Type of means, variances and gates for maps of ``dtype``."""
+    return torch.promote_types(dtype, torch.float32)
+
+
+def empty_moments(x: Tensor, axes: bool, groups: int) -> tuple[Tensor, ...]:
+    """Return the outputs of ``moments``, to be filled."""
+    N, C, H, W = x.shape
+    dtype = statistics_dtype(x.dtype)
+    z_h, z_w = (x.new_empty((N, C, n) if axes else (0,), dtype=dtype) for n in (H, W))
+    half = (N, C // 2) if groups else (0,)
+    return (z_h, z_w, *(x.new_empty(half, dtype=dtype) for _ in range(3)))
+
+
+def empty_gate_gradients(x: Tensor, gates: Sequence[Tensor | None]) -> tuple[Tensor, ...]:
+    """Return the outputs of ``mix_backward`` after dx, to be filled, for the gates g_h to b."""
+    dtype = statistics_dtype(x.dtype)
+    return tuple(x.new_empty((0,) if gate is None else gate.shape, dtype=dtype) for gate in gates)
+
+
+def _empty_mix_backward(g: Tensor, x: Tensor, *gates_and_options: Any) -> tuple[Tensor, ...]:
+    return (_empty_map(x), *empty_gate_gradients(x, gates_and_options[:6]))
+
+
+def _empty_map(x: Tensor, *others: Any) -> Tensor:
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
+
+
+torch.library.register_fake("icasa::moments", empty_moments)
+torch.library.register_fake("icasa::mix", _empty_map)
+torch.library.register_fake("icasa::mix_backward", _empty_mix_backward)
+torch.library.register_fake("icasa::moments_backward", lambda dx, x, *others: _empty_map(x))

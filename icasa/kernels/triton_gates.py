@@ -1,0 +1,164 @@
+"""The small net between ``moments`` and ``mix`` in one launch, for evaluation without gradients.
+
+``gates(z_h, z_w, s, var, coordinate, shuffle, norm_eps, group_eps, groups)``
+``-> (g_h, g_w, gate, a, b)``, contiguous float32 tensors as ``mix`` takes them.
+    ``coordinate``, of ICA with width M and kernel k: depthwise weight (C, 1, k) and bias (C),
+    pointwise weight (M, C, 1) and bias (M), weight (C, M, 1) and bias (C) of the map to each axis,
+    H first, then weight, bias, running mean and running variance (M) of the BatchNorm unless there
+    is none. Then g = sigmoid(F(h_swish(BN(DSConv([z_h, z_w]))))), Eq. 8-10.
+    ``shuffle``, of SA, each (C/2G): channel weight and bias, spatial weight and bias, GroupNorm
+    weight and bias. Then gate = sigmoid(W1 s + b1), a = W2 gamma / sqrt(var + eps),
+    b = W2 beta + b2, Eq. 13 and 14.
+    Either list may be empty; its outputs then have no elements.
+"""
+# mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator, import-untyped"
+
+from collections.abc import Sequence
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from icasa.kernels.triton_tiles import fetch, power_of_two
+
+MAX_WIDTH = 64  # widest M: all of it stays in registers
+INTEGERS = ["C", "H", "W", "M", "half", "blocks_h", "blocks"]
+
+torch.library.define(
+    "icasa::gates",
+    "(Tensor z_h, Tensor z_w, Tensor s, Tensor var, Tensor[] coordinate, Tensor[] shuffle, "
+    "float norm_eps, float group_eps, int groups) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+)
+
+
+@triton.jit
+def squeeze(
+    z_h, z_w, taps, tap_bias, mix, mix_bias, n, at, C, H, W, M,
+    K: tl.constexpr, BM: tl.constexpr, BC: tl.constexpr, BL: tl.constexpr,
+):  # fmt: skip
+    """Depthwise-separable convolution over [z_h, z_w] of sample n, at positions ``at`` (1, BL)."""
+    m = tl.arange(0, BM)[:, None]
+    f = tl.zeros([BM, BL], tl.float32) + fetch(mix_bias, m, m < M)
+    for start in range(0, C, BC):
+        c = start + tl.arange(0, BC)[:, None]
+        u = tl.zeros([BC, BL], tl.float32) + fetch(tap_bias, c, c < C)
+        row = (n * C + c).to(tl.int64)
+        for k in tl.static_range(K):
+            p = at + (k - K // 2)  # zero beyond both ends; at the seam rows and columns touch
+            z = fetch(z_h, row * H + p, (c < C) & (p >= 0) & (p < H))
+            z += fetch(z_w, row * W + (p - H), (c < C) & (p >= H) & (p < H + W))
+            u += fetch(taps, c * K + k, c < C) * z
+        column = start + tl.arange(0, BC)[None, :]
+        w = fetch(mix, m * C + column, (m < M) & (column < C))
+        f = tl.dot(w, u, f, input_precision="ieee")
+    return f
+
+
+@triton.jit
+def squash(
+    s, var, w1, b1, w2, b2, gn_w, gn_b, gate, a, b, n, C, half, eps, B: tl.constexpr,
+):  # fmt: skip
+    """Gates of the planes of sample n: Eq. 13, and Eq. 14 as a line a (x - mean) + b."""
+    for first in range(0, C // 2, B):
+        k = first + tl.arange(0, B)
+        inside = k < C // 2
+        p = k % half
+        at = n.to(tl.int64) * (C // 2) + k
+        logit = fetch(w1, p, inside) * fetch(s, at, inside) + fetch(b1, p, inside)
+        tl.store(gate + at, tl.sigmoid(logit), inside)
+        scale = tl.rsqrt(fetch(var, at, inside, 1.0) + tl.full([1], eps, tl.float32))
+        w = fetch(w2, p, inside)
+        tl.store(a + at, w * fetch(gn_w, p, inside) * scale, inside)
+        tl.store(b + at, w * fetch(gn_b, p, inside) + fetch(b2, p, inside), inside)
+
+
+@triton.jit(do_not_specialize=INTEGERS)
+def gates_kernel(
+    z_h, z_w, s, var,
+    taps, tap_bias, mix, mix_bias, to_h, to_h_bias, to_w, to_w_bias, bn_w, bn_b, bn_mean, bn_var,
+    w1, b1, w2, b2, gn_w, gn_b,
+    g_h, g_w, gate, a, b,
+    C, H, W, M, half, blocks_h, blocks, norm_eps, group_eps,
+    K: tl.constexpr, BM: tl.constexpr, BC: tl.constexpr, BL: tl.constexpr,
+):  # fmt: skip
+    """Gates of one sample: BL positions along one axis; the first block also does the planes'."""
+    n = tl.program_id(0) // blocks
+    block = tl.program_id(0) % blocks
+    if taps is not None:
+        rows = block < blocks_h
+        at = tl.where(rows, block * BL, H + (block - blocks_h) * BL) + tl.arange(0, BL)[None, :]
+        f = squeeze(z_h, z_w, taps, tap_bias, mix, mix_bias, n, at, C, H, W, M, K, BM, BC, BL)
+        m = tl.arange(0, BM)[:, None]
+        if bn_w is not None:
+            scale = tl.rsqrt(fetch(bn_var, m, m < M, 1.0) + tl.full([1, 1], norm_eps, tl.float32))
+            f = (f - fetch(bn_mean, m, m < M)) * scale * fetch(bn_w, m, m < M)
+            f += fetch(bn_b, m, m < M)
+        f *= tl.minimum(tl.maximum(f + 3.0, 0.0), 6.0) / 6.0  # h_swish
+        m = tl.arange(0, BM)[None, :]
+        for first in range(0, C, BC):
+            c = first + tl.arange(0, BC)[:, None]
+            inside = (c < C) & (m < M)
+            w = fetch(to_h, c * M + m, inside & rows)
+            w += fetch(to_w, c * M + m, inside & (rows == 0))
+            bias = fetch(to_h_bias, c, (c < C) & rows) + fetch(to_w_bias, c, (c < C) & (rows == 0))
+            g = tl.sigmoid(tl.dot(w, f, input_precision="ieee") + bias)
+            row = (n * C + c).to(tl.int64)
+            tl.store(g_h + row * H + at, g, (c < C) & rows & (at < H))
+            tl.store(g_w + row * W + (at - H), g, (c < C) & (rows == 0) & (at < H + W))
+    if w1 is not None:  # noqa: SIM102 (the one is a constant, the other is not)
+        if block == 0:
+            squash(s, var, w1, b1, w2, b2, gn_w, gn_b, gate, a, b, n, C, half, group_eps, BC)
+
+
+def constants(M: int) -> dict[str, int]:
+    """BM, BC and BL of the kernel: M is padded to a block that the matrix product takes."""
+    BM = max(16, power_of_two(M))
+    return {"BM": BM, "BC": 16, "BL": 16, "num_warps": max(4, BM // 8)}
+
+
+def empty_gates(z_h: Tensor, z_w: Tensor, s: Tensor) -> tuple[Tensor, ...]:
+    """Make the outputs of ``gates``, to be filled."""
+    return (*(torch.empty_like(z) for z in (z_h, z_w)), *(torch.empty_like(s) for _ in range(3)))
+
+
+def gates(
+    z_h: Tensor,
+    z_w: Tensor,
+    s: Tensor,
+    var: Tensor,
+    coordinate: Sequence[Tensor],
+    shuffle: Sequence[Tensor],
+    norm_eps: float,
+    group_eps: float,
+    groups: int,
+) -> tuple[Tensor, ...]:
+    """Launch ``gates_kernel``."""
+    out = empty_gates(z_h, z_w, s)
+    N, C = z_h.shape[:2] if coordinate else (s.shape[0], 2 * s.shape[1])
+    H, W = (z_h.shape[2], z_w.shape[2]) if coordinate else (0, 0)
+    M, K = (coordinate[2].shape[0], coordinate[0].shape[2]) if coordinate else (1, 1)
+    blocks_h, blocks_w = -(-H // 16), -(-W // 16)
+    blocks = max(1, blocks_h + blocks_w)
+    with torch.cuda.device_of(z_h):
+        gates_kernel[(N * blocks,)](
+            *((z_h, z_w) if coordinate else (None, None)),
+            *((s, var) if shuffle else (None, None)),
+            *coordinate,
+            *(None for _ in range(12 - len(coordinate))),
+            *(shuffle or (None for _ in range(6))),
+            *(out[:2] if coordinate else (None, None)),
+            *(out[2:] if shuffle else (None, None, None)),
+            C,
+            H,
+            W,
+            M,
+            C // (2 * groups) if groups else 1,
+            blocks_h,
+            blocks,
+            norm_eps,
+            group_eps,
+            K,
+            **constants(M),
+        )
+    return out

@@ -1,0 +1,138 @@
+"""Triton bodies of ``moments`` and ``moments_backward`` (see ops.py)."""
+# mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator, import-untyped"
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from icasa.kernels.ops import empty_moments
+from icasa.kernels.triton_tiles import along, cut, fetch, halves, locate, place, total
+
+ELEMENTS = 2048  # of a tile: 16 a thread
+INTEGERS = ["planes", "C", "half", "rows", "count", "width", "size"]
+
+
+@triton.jit(do_not_specialize=INTEGERS)
+def moments_fwd_kernel(
+    x, z_h, z_w, s, mean, var,
+    planes, C, half, rows, width, size,
+    VEC: tl.constexpr, P: tl.constexpr, BH: tl.constexpr, BW: tl.constexpr,
+):  # fmt: skip
+    """Means and variances of P whole planes, tile by tile.
+
+    Each place of the tile keeps the running mean and second moment of what it has seen (Welford);
+    they are merged once at the end, so no large mean is ever squared.
+    """
+    plane = tl.program_id(0) * P + tl.arange(0, P)
+    W = width * VEC
+    S = size * VEC
+    m = tl.zeros([P, BH, BW], tl.float32)
+    m2 = tl.zeros([P, BH, BW], tl.float32)
+    seen = 0.0
+    for row in range(0, rows, BH):
+        at, inside = place(plane, planes, row, W, S, BH, BW)
+        v = fetch(x, at, inside)
+        if z_h is not None:
+            to, mask = along(plane, planes, row, rows, BH)
+            tl.store(z_h + to, tl.sum(v, 2) / W, mask)
+        seen += 1.0
+        d = tl.where(inside, v - m, 0.0)
+        m += d * (1.0 / seen)
+        m2 += d * (v - m)
+    full = S // (BH * W)  # tiles that every place of this program has seen; some saw one more
+    _, more = place(plane, planes, full * BH, W, S, BH, BW)
+    to, mask = along(plane, planes, 0, W, BW)
+    n = tl.where(mask[:, None, :], (full + more.to(tl.int32)).to(tl.float32), 0.0)
+    if z_w is not None:
+        tl.store(z_w + to, tl.sum(n * m, 1) / rows, mask)
+    if var is not None:
+        centre = total(n * m) / S
+        d = m - centre[:, None, None]
+        channel, spatial, k = halves(plane, planes, C, half)
+        tl.store(s + k, centre, channel)
+        tl.store(mean + k, centre, spatial)
+        tl.store(var + k, total(m2 + n * d * d) / S, spatial)
+
+
+@triton.jit(do_not_specialize=INTEGERS)
+def moments_bwd_kernel(
+    dx, x, dz_h, dz_w, ds, dmean, dvar, mean, out,
+    planes, C, half, rows, count, width, size,
+    VEC: tl.constexpr, P: tl.constexpr, BH: tl.constexpr, BW: tl.constexpr,
+):  # fmt: skip
+    """Add to a tile of dx what the statistics pass back; x is read in the spatial half alone."""
+    plane, row = locate(C, count, P, BH)
+    W = width * VEC
+    S = size * VEC
+    at, inside = place(plane, planes, row, W, S, BH, BW)
+    value = fetch(dx, at, inside)
+    if dz_h is not None:
+        row_at, row_in = along(plane, planes, row, rows, BH)
+        column_at, column_in = along(plane, planes, 0, W, BW)
+        value += (fetch(dz_h, row_at, row_in) / W)[:, :, None]
+        value += (fetch(dz_w, column_at, column_in) / rows)[:, None, :]
+    if dvar is not None:
+        channel, spatial, k = halves(plane, planes, C, half)
+        level = (fetch(ds, k, channel) + fetch(dmean, k, spatial)) / S
+        slope = 2.0 * fetch(dvar, k, spatial) / S
+        centred = fetch(x, at, inside & spatial[:, None, None])
+        centred -= fetch(mean, k, spatial)[:, None, None]
+        value += level[:, None, None] + slope[:, None, None] * centred
+    tl.store(out + at, value, inside)
+
+
+def moments(x: Tensor, axes: bool, groups: int) -> tuple[Tensor, ...]:
+    """Launch ``moments_fwd_kernel``: one read of x."""
+    N, C, H, W = x.shape
+    out = empty_moments(x, axes, groups)
+    tiles = cut(H, W, x.element_size(), axes, ELEMENTS)
+    with torch.cuda.device_of(x):
+        moments_fwd_kernel[(tiles.blocks(N * C),)](
+            x,
+            *(out[:2] if axes else (None, None)),
+            *(out[2:] if groups else (None, None, None)),
+            N * C,
+            C,
+            C // (2 * groups) if groups else 1,
+            tiles.rows,
+            tiles.width,
+            tiles.size,
+            **tiles.constants,
+        )
+    return out
+
+
+def moments_backward(
+    dx: Tensor,
+    x: Tensor,
+    dz_h: Tensor,
+    dz_w: Tensor,
+    ds: Tensor,
+    dmean: Tensor,
+    dvar: Tensor,
+    mean: Tensor,
+    axes: bool,
+    groups: int,
+) -> Tensor:
+    """Launch ``moments_bwd_kernel``: one read of dx and of half of x, one write."""
+    N, C, H, W = x.shape
+    out = dx.new_empty(dx.shape)
+    tiles = cut(H, W, x.element_size(), axes, ELEMENTS)
+    with torch.cuda.device_of(x):
+        moments_bwd_kernel[(tiles.blocks(N * C) * tiles.steps,)](
+            dx,
+            x,
+            *((dz_h, dz_w) if axes else (None, None)),
+            *((ds, dmean, dvar, mean) if groups else (None, None, None, None)),
+            out,
+            N * C,
+            C,
+            C // (2 * groups) if groups else 1,
+            tiles.rows,
+            tiles.steps,
+            tiles.width,
+            tiles.size,
+            **tiles.constants,
+        )
+    return out

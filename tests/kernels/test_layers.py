@@ -1,0 +1,171 @@
+"""Fused layers against the eager ones: values, gradients, statistics, precision, memory."""
+
+import copy
+from itertools import product
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import icasa
+from tests.strategies import LAYOUTS, SEEDS, lay_out, randomise, seeded
+
+CLASSES = (icasa.ICA, icasa.SA, icasa.ICASA)
+OPTIONS = {
+    "ICA": {"norm": (True, False), "kernel_size": (1, 3)},
+    "SA": {"groups": (1, 2, 3, 6), "shuffle": (True, False)},
+    "ICASA": {
+        "groups": (1, 4, 3),
+        "norm": (True, False),
+        "shuffle": (True, False),
+        "bounded": (True, False),
+        "residual": (True, False),
+    },
+}
+every_class = pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)
+both_bodies = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+def combinations(cls):
+    options = OPTIONS[cls.__name__]
+    return [dict(zip(options, values, strict=True)) for values in product(*options.values())]
+
+
+def insist(layer, fused):
+    """A copy of a layer and its branches on one path."""
+    twin = copy.deepcopy(layer)
+    for module in twin.modules():
+        if hasattr(module, "fused"):
+            module.fused = fused
+    return twin
+
+
+def outcome(layer, x, g):
+    """Output, every gradient and every buffer after a step of `layer` on a copy of x."""
+    x = x.detach().clone().requires_grad_()
+    y = layer(x)
+    y.backward(g)
+    gradients = {f"d{name}": p.grad for name, p in layer.named_parameters()}
+    return {"y": y.detach(), "dx": x.grad, **gradients, **dict(layer.named_buffers())}
+
+
+def numbers(shape, seed, dtype=torch.float32, offset=0.0):
+    """A map and an incoming gradient."""
+    x, g = (torch.randn(shape, generator=seeded(seed + k), dtype=torch.float64) for k in (0, 1))
+    return (x + offset).to(dtype), g.to(dtype)
+
+
+def distances(values, exact):
+    """Distance in L2 by name, relative to the exact tensor unless that is small."""
+    return {
+        name: ((value.double() - exact[name]).norm() / (exact[name].norm() + 1.0)).item()
+        for name, value in values.items()
+        if value.is_floating_point()
+    }
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+@every_class
+@given(data=st.data(), seed=SEEDS)
+def test_equals_eager_in_value_gradients_and_statistics(cls, training, data, seed):
+    layer = cls(24, dtype=torch.float64, **data.draw(st.sampled_from(combinations(cls))))
+    randomise(layer, seed).train(training)
+    sizes = [data.draw(st.sampled_from(s)) for s in ((2, 3), (1, 2, 7, 17), (1, 5, 33))]
+    x, g = numbers((sizes[0], 24, *sizes[1:]), seed, torch.float64)
+    wanted = outcome(insist(layer, False), x, g)
+    for name, value in outcome(insist(layer, True), x, g).items():
+        torch.testing.assert_close(value, wanted[name], msg=lambda text, name=name: name + text)
+
+
+@pytest.mark.parametrize("offset", [0.0, 1000.0])
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+@every_class
+def test_float32_is_as_exact_as_eager(cls, training, offset, body):
+    # A float32 mean of 1000 is off by up to 3e-5, which shifts a whole plane.
+    allowed = 3e-4 if offset else 1e-5
+    for seed, options in enumerate(combinations(cls)):
+        layer = randomise(cls(24, **options), seed).train(training)
+        x, g = numbers((3, 24, 17, 33), seed, offset=offset)
+        exact = outcome(insist(layer, False).double(), x.double(), g.double())
+        eager = distances(outcome(insist(layer, False), x, g), exact)
+        fused = distances(outcome(insist(layer, True), x, g), exact)
+        for name, distance in fused.items():
+            assert distance <= allowed + 3 * eager[name], f"{name}, {options}"
+        assert fused["y"] < 1e-6 + 3 * eager["y"] * bool(offset), options
+        assert fused["dx"] < 2e-6 + 3 * eager["dx"] * bool(offset), options
+
+
+@pytest.mark.parametrize(
+    ("dtype", "offset"),
+    [(torch.bfloat16, 0.0), (torch.bfloat16, 1000.0), (torch.float16, 0.0)],
+    ids=str,
+)
+@every_class
+def test_half_types_round_no_more_than_eager(cls, dtype, offset):
+    layer = randomise(cls(24), 1).to(dtype)
+    x, g = numbers((3, 24, 17, 33), 2, dtype, offset)
+    exact = outcome(insist(layer, False).double(), x.double(), g.double())
+    eager = distances(outcome(insist(layer, False), x, g), exact)
+    fused = distances(outcome(insist(layer, True), x, g), exact)
+    for name in ("y", "dx"):
+        assert fused[name] < max(4e-3, eager[name]), name
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@every_class
+def test_another_layout_is_copied_and_given_back(cls, layout, body):
+    x = lay_out(numbers((2, 24, 5, 7), 0)[0], layout)
+    layer = randomise(cls(24, fused=True))
+    y, plain = layer(x), layer(x.contiguous())
+    assert torch.equal(y, plain)
+    assert y.is_contiguous(
+        memory_format=torch.channels_last if layout == "channels_last" else torch.contiguous_format
+    )
+
+
+@every_class
+def test_saves_little_more_than_the_input(cls, body):
+    layer, x = randomise(cls(32, fused=True)), torch.randn(2, 32, 19, 100, requires_grad=True)
+    kept = {}
+    parameters = {p.untyped_storage().data_ptr() for p in layer.parameters()}
+
+    def pack(tensor):
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        layer(x)
+    saved = sum(size for pointer, size in kept.items() if pointer not in parameters)
+    assert x.nbytes <= saved <= 1.3 * x.nbytes
+
+
+@every_class
+def test_a_second_derivative_is_refused(cls, body):
+    layer, x = cls(24, fused=True), torch.randn(2, 24, 3, 4, requires_grad=True)
+    (dx,) = torch.autograd.grad(layer(x).square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        dx.sum().backward()
+
+
+@every_class
+def test_repeats_itself_bit_for_bit(cls, body):
+    layer = randomise(cls(24, fused=True))
+    x, g = numbers((5, 24, 33, 65), 0)
+    first = outcome(insist(layer, True), x, g)
+    for name, value in outcome(insist(layer, True), x, g).items():
+        assert torch.equal(value, first[name]), name
+
+
+@every_class
+def test_gradients_equal_differences_in_float64(cls):
+    layer = randomise(cls(8, fused=True, dtype=torch.float64))
+    x = torch.randn(2, 8, 2, 3, dtype=torch.float64, requires_grad=True)
+    names = [name for name, _ in layer.named_parameters()]
+
+    def call(x, *parameters):
+        parameters = dict(zip(names, parameters, strict=True))
+        return torch.func.functional_call(layer, parameters, (x,))
+
+    assert torch.autograd.gradcheck(call, (x, *layer.parameters()))

@@ -1,0 +1,200 @@
+"""Run by test_interpreter.py under TRITON_INTERPRET=1: launches on CPU tensors against float64.
+
+The references are the formulas of ops.py, their gradients autograd's. Every tensor that a launch
+allocates begins as NaN, so an element that no program wrote shows.
+"""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+pytest.importorskip("triton", reason="triton is not installed here")
+
+from icasa.kernels import triton_gates, triton_mix, triton_moments
+
+SHAPES = [(2, 8, 5, 12), (3, 8, 1, 7), (1, 8, 3, 5), (1, 4, 40, 33), (1, 4, 13, 100)]
+GROUPS = [2, 4, 1, 2, 1]
+CASES = list(zip(SHAPES, GROUPS, strict=True))
+DTYPES = [torch.float32, torch.float16, torch.bfloat16]
+NAMES = ("g_h", "g_w", "beta", "gate", "a", "b")
+
+sizes = pytest.mark.parametrize(("shape", "groups"), CASES, ids=str)
+each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype)[6:])
+
+
+@pytest.fixture(autouse=True)
+def nan_filled_memory():
+    torch.use_deterministic_algorithms(True)
+    assert torch.empty(3).isnan().all()
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+def numbers(*shape, seed=0, offset=0.0, dtype=torch.float32):
+    generator = torch.Generator().manual_seed(seed + sum(shape))
+    x = torch.randn(shape, generator=generator, dtype=torch.float64) + offset
+    return x.to(dtype)
+
+
+def agree(name, got, want, tolerance=3e-6):
+    """Equal to one unit in the last place, and to the rounding of the float32 sums."""
+    assert got.shape == want.shape, name
+    got, ulp = got.double(), torch.finfo(got.dtype).eps
+    allowed = ulp * want.abs() + tolerance * want.abs().max()
+    assert ((got - want).abs() <= allowed).all(), (name, (got - want).abs().max(), want.abs().max())
+
+
+def halves(x, groups):
+    """Channels of the channel half and of the spatial half."""
+    c = torch.arange(x.shape[1])
+    spatial = c % (x.shape[1] // groups) >= x.shape[1] // (2 * groups)
+    return c[~spatial], c[spatial]
+
+
+def moments(x, groups):
+    channel, spatial = halves(x, groups)
+    mean = x.mean((2, 3))
+    var = x[:, spatial].var((2, 3), correction=0)
+    return x.mean(3), x.mean(2), mean[:, channel], mean[:, spatial], var
+
+
+def mix(x, gates, mean, groups, shuffle, residual):
+    g_h, g_w, beta, gate, a, b = gates
+    y = 0.0
+    if g_h is not None:
+        y = x * g_h[..., None] * g_w[:, :, None]
+    if gate is not None:
+        channel, spatial = halves(x, groups)
+        v = torch.empty_like(x)
+        v[:, channel] = x[:, channel] * gate[..., None, None]
+        a, b, mean = (t[..., None, None] for t in (a, b, mean))
+        v[:, spatial] = x[:, spatial] * torch.sigmoid(a * (x[:, spatial] - mean) + b)
+        if shuffle:
+            k, j = torch.meshgrid(torch.arange(x.shape[1] // 2), torch.arange(2), indexing="ij")
+            v = v[:, (j * (x.shape[1] // 2) + k).flatten()]
+        y = v if g_h is None else beta * y + (1 - beta) * v
+    return y + x if residual else y
+
+
+def make_gates(shape, parts):
+    N, C, H, W = shape
+    gates = [torch.sigmoid(numbers(N, C, L, seed=L)) for L in (H, W)] + [torch.tensor([0.3])]
+    gates += [torch.sigmoid(numbers(N, C // 2)), *(numbers(N, C // 2, seed=s) for s in (5, 6))]
+    for i, part in enumerate(("ica", "ica", "both", "sa", "sa", "sa")):
+        if parts not in ("both", part):
+            gates[i] = None
+    return gates
+
+
+def exact(tensors):
+    return [None if t is None else t.double().requires_grad_() for t in tensors]
+
+
+@sizes
+@each_dtype
+@pytest.mark.parametrize("offset", [0.0, 1000.0])
+@pytest.mark.parametrize("axes", [True, False])
+def test_moments_and_their_backward(shape, groups, dtype, offset, axes):
+    area = shape[2] * shape[3]
+    x = numbers(*shape, offset=offset, dtype=dtype)
+    got = triton_moments.moments(x, axes, groups)
+    x64 = x.double().requires_grad_()
+    want = moments(x64, groups)
+    pairs = list(zip(("z_h", "z_w", "s", "mean", "var"), got, want, strict=True))
+    for name, g, w in pairs if axes else pairs[2:]:
+        agree(name, g, w.detach(), 3e-6 + 1e-8 * offset)
+    assert axes or got[0].numel() == got[1].numel() == 0
+    dx = numbers(*shape, seed=1, dtype=dtype)
+    grads = [numbers(*w.shape, seed=i) * area**0.5 for i, w in enumerate(want)]
+    given = grads if axes else [torch.empty(0), torch.empty(0), *grads[2:]]
+    got_dx = triton_moments.moments_backward(dx, x, *given, got[3], axes, groups)
+    start = 0 if axes else 2
+    (dx64,) = torch.autograd.grad(want[start:], x64, [g.double() for g in grads[start:]])
+    # A float32 mean of 1000 is right to 3e-5, and x - mean no better.
+    agree("dx", got_dx, dx.double() + dx64, 1e-5 + 1e-7 * offset)
+
+
+def test_moments_of_ica_alone():
+    x = numbers(2, 3, 5, 12)  # an odd number of channels
+    z_h, z_w, *rest = triton_moments.moments(x, True, 0)
+    agree("z_h", z_h, x.double().mean(3))
+    agree("z_w", z_w, x.double().mean(2))
+    assert [t.numel() for t in rest] == [0, 0, 0]
+    dx, empty = numbers(2, 3, 5, 12, seed=1), torch.empty(0)
+    dz_h, dz_w = numbers(2, 3, 5), numbers(2, 3, 12)
+    got = triton_moments.moments_backward(dx, x, dz_h, dz_w, empty, empty, empty, empty, True, 0)
+    agree("dx", got, (dx + dz_h[..., None] / 12 + dz_w[:, :, None] / 5).double())
+
+
+@sizes
+@each_dtype
+@pytest.mark.parametrize(
+    ("parts", "shuffle", "residual", "offset"),
+    [
+        ("both", True, False, 0.0),
+        ("both", False, True, 1000.0),
+        ("both", True, True, 1000.0),
+        ("ica", False, False, 0.0),
+        ("sa", True, False, 1000.0),
+        ("sa", False, False, 0.0),
+        ("sa", True, True, 0.0),
+    ],
+)
+def test_mix_and_its_backward(shape, groups, dtype, parts, shuffle, residual, offset):
+    x = numbers(*shape, offset=offset, dtype=dtype)
+    g = numbers(*shape, seed=1, dtype=dtype)
+    gates = make_gates(shape, parts)
+    groups = 0 if parts == "ica" else groups
+    mean = moments(x.double(), groups)[3].float() if groups else None
+    options = (groups, shuffle, residual)
+    x64, *gates64 = exact([x, *gates])
+    want = mix(x64, gates64, None if mean is None else mean.double(), *options)
+    agree("y", triton_mix.mix(x, *gates, mean, *options), want.detach())
+    got = triton_mix.mix_backward(g, x, *gates, mean, *options)
+    given = [t for t in gates64 if t is not None]
+    grads = iter(torch.autograd.grad(want, [x64, *given], g.double()))
+    agree("dx", got[0], next(grads), 1e-5)
+    for name, gate, grad in zip(NAMES, gates, got[1:], strict=True):
+        if gate is None:
+            assert grad.numel() == 0, name
+        else:
+            agree(f"d{name}", grad, next(grads), 3e-5)
+
+
+def coordinate_parameters(channels, width, taps, norm):
+    C, M, K = channels, width, taps
+    shapes = [(C, 1, K), (C,), (M, C, 1), (M,), (C, M, 1), (C,), (C, M, 1), (C,)]
+    parameters = [0.5 * numbers(*shape, seed=i) for i, shape in enumerate(shapes)]
+    if norm:
+        parameters += [numbers(M, seed=i) for i in (10, 11, 12)] + [numbers(M, seed=13).exp()]
+    return parameters
+
+
+@pytest.mark.parametrize(("width", "taps", "norm"), [(8, 3, True), (20, 5, False), (8, 1, True)])
+@pytest.mark.parametrize("parts", ["both", "ica", "sa"])
+def test_gates(width, taps, norm, parts):
+    N, C, H, W, groups = 2, 12, 5, 19, 3
+    z_h, z_w = numbers(N, C, H), numbers(N, C, W)
+    s, var = numbers(N, C // 2), numbers(N, C // 2, seed=1).exp()
+    p = coordinate_parameters(C, width, taps, norm) if parts != "sa" else []
+    q = [numbers(C // (2 * groups), seed=i) for i in range(6)] if parts != "ica" else []
+    empty = torch.empty(0)
+    axes = (z_h, z_w) if p else (empty, empty)
+    planes = (s, var) if q else (empty, empty)
+    got = triton_gates.gates(*axes, *planes, p, q, 1e-3, 1e-2, groups if q else 0)
+    if p:
+        z = torch.cat((z_h, z_w), 2).double()
+        p = [t.double() for t in p]
+        f = F.conv1d(z, p[0], p[1], padding=taps // 2, groups=C)
+        f = F.conv1d(f, p[2], p[3])
+        if norm:
+            f = F.batch_norm(f, p[10], p[11], p[8], p[9], training=False, eps=1e-3)
+        f = F.hardswish(f)
+        agree("g_h", got[0], torch.sigmoid(F.conv1d(f[..., :H], p[4], p[5])), 1e-5)
+        agree("g_w", got[1], torch.sigmoid(F.conv1d(f[..., H:], p[6], p[7])), 1e-5)
+    if q:
+        w1, b1, w2, b2, gamma, shift = (t.double().repeat(groups) for t in q)
+        agree("gate", got[2], torch.sigmoid(w1 * s + b1))
+        agree("a", got[3], w2 * gamma / torch.sqrt(var.double() + 1e-2))
+        agree("b", got[4], (w2 * shift + b2).expand(N, -1))
+    assert [t.numel() > 0 for t in got] == [bool(p)] * 2 + [bool(q)] * 3
