@@ -103,7 +103,7 @@ class ICASA(nn.Module):
 
     @property
     def beta(self) -> Tensor:
-        """The weight of ICA, a tensor of one element which is by default the parameter itself."""
+        """The weight of ICA, a tensor of one element, the parameter itself by default."""
         if not self.bounded:
             return self.raw_beta
         tiny = torch.finfo(self.raw_beta.dtype).eps  # where a rounded sigmoid reaches 0 or 1

@@ -96,7 +96,7 @@ def usable(x: Tensor, lengths: Tensor | None, fused: bool | None, *called: nn.Mo
     if fused or obstacle:
         return not obstacle
     plain = type(x) in (Tensor, nn.Parameter) and x.is_contiguous()
-    # On CUDA it must be asked for: the Triton bodies are tested in its interpreter, not on a device.
+    # On CUDA it must be asked for: the Triton bodies ran in its interpreter, on no device yet.
     quick = not x.is_cuda and (cpu.in_c(x) or x.numel() >= WORTHWHILE)
     return plain and quick and not is_exporting() and x.numel() > 0
 

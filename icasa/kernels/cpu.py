@@ -229,7 +229,7 @@ def moments_backward(
 
 def in_c(x: Tensor) -> bool:
     """Whether planes.c serves maps like x: float32, and half precision by way of a copy."""
-    return planes.LIBRARY is not None and x.dtype != torch.float64
+    return planes.LIBRARY is not None and x.dtype != torch.float64 and x.numel() > 0
 
 
 MAPS = {"moments": 1, "mix": 1, "mix_backward": 2, "moments_backward": 2}  # arguments like x
