@@ -22,6 +22,7 @@ from examples.ser.corpora import (
 )
 from examples.ser.features import Frames, Segments, Standardizer, load_frames, make_segments
 from examples.ser.iemocap import load_iemocap
+from examples.ser.packed import unpack
 
 PROTOCOLS = ("speaker", "leaky-utterance", "leaky-segment")
 SPLIT_SEED = 0  # of the leaky protocols' random folds, the same for every model and seed
@@ -29,11 +30,13 @@ SPLIT_SEED = 0  # of the leaky protocols' random folds, the same for every model
 
 def load(args: argparse.Namespace) -> tuple[Corpus, dict[str, Segments]]:
     """Corpus and its segments: "train", "test" and, if wanted, "validation"."""
-    corpus = read_corpus(args)
+    corpus = None if args.packed else read_corpus(args)
     if fault := unwritable(args.out):
-        if args.skip_bad:
-            raise CorpusError(corpus.name, [fault])  # nothing that could be skipped
+        if args.skip_bad or corpus is None:
+            raise CorpusError(args.out.name, [fault])  # nothing that could be skipped
         corpus = replace(corpus, problems=(*corpus.problems, fault))
+    if corpus is None:
+        return cut(*unpack(args.packed), args)
     corpus, frames = load_frames(
         corpus, args.cache, skip_bad=args.skip_bad, progress=not args.quiet
     )

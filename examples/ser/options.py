@@ -28,7 +28,7 @@ DEFAULTS = {"epochs": 60, "lr": 1e-3, "label_smoothing": 0.0}  # where the prese
 AUGMENT = ("crop", "spec-augment", "mixup")
 SCHEDULES = ("constant", "cosine", "onecycle")
 # What does not change the numbers, and so may differ when a run is resumed.
-FREE = ("out", "ravdess", "iemocap", "manifest", "cache", "device", "threads", "quiet")
+FREE = ("out", "ravdess", "iemocap", "packed", "manifest", "cache", "device", "threads", "quiet")
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -42,6 +42,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     which = group.add_mutually_exclusive_group(required=True)
     which.add_argument("--ravdess", type=Path, metavar="ROOT", help="folder with Actor_01..24")
     which.add_argument("--iemocap", type=Path, metavar="ROOT", help="folder with Session1..5")
+    which.add_argument("--packed", type=Path, metavar="NPZ", help="of examples.ser.packed")
     which.add_argument("--manifest", type=Path, metavar="CSV", help="path,label,speaker[,fold...]")
     group.add_argument("--part", choices=PARTS, default="all", help="of IEMOCAP")
     group.add_argument(

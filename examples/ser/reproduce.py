@@ -124,6 +124,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--ravdess", type=Path, metavar="ROOT")
     which.add_argument("--iemocap", type=Path, metavar="ROOT")
+    which.add_argument("--packed", type=Path, metavar="NPZ", help="RAVDESS by examples.ser.packed")
     parser.add_argument("--table", nargs="+", choices=TABLES, default=list(TABLES))
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, help="of the tables' own, all")
     parser.add_argument("--folds", nargs="+", type=int, help="all when not given")
@@ -159,9 +160,9 @@ def run(cell: Cell, args: argparse.Namespace) -> str:
         with FileLock(folder / "lock", timeout=0):
             if done.exists():
                 return "there already"
-            source = "--iemocap" if args.iemocap else "--ravdess"
+            source = next(n for n in ("ravdess", "iemocap", "packed") if getattr(args, n))
             command = [sys.executable, "-m", "examples.ser.train", *cell.flags(), "--quiet"]
-            command += [source, str(args.iemocap or args.ravdess), "--device", args.device]
+            command += [f"--{source}", str(getattr(args, source)), "--device", args.device]
             command += ["--cache", str(args.cache), "--out", str(folder)]
             command += ["--threads", str(args.threads)]
             with (folder / "log.txt").open("a") as log:
