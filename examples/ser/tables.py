@@ -135,6 +135,11 @@ def accuracy(table: str, grid: Grid) -> list[Row]:
     ]  # fmt: skip
 
 
+def named(key: tuple[str, ...], grid: Grid) -> str:
+    """Return the variant of a key, with its budget where the grid has several."""
+    return key[3] if len({other[2] for other in grid}) == 1 else f"{key[3]}, {key[2]}"
+
+
 def ours(grid: Grid, variants: Iterable[str] = OURS) -> list[Runs]:
     """Return speaker-independent runs that have all folds: the baseline and AAM + ICASA."""
     return [
@@ -234,12 +239,13 @@ def protocol(grid: Grid) -> list[Row]:
     """One model under every protocol and selection, beside the SVM and the paper."""
     rows = []
     for key, runs in grid.items():
-        if key[3] not in OURS or not runs.complete:
+        if key[3] not in OURS:
             continue
         for selection in ("last", ORACLE):
             result = averages(runs.by_fold(selection), ())
             leaks = [key[1]] * (key[1] != "speaker") + ["leaky-epoch"] * (selection != "last")
-            head = {"corpus": key[0], "model": key[3], "leak": " + ".join(leaks) or "none"}
+            head = {"corpus": key[0], "model": named(key, grid)}
+            head["leak"] = " + ".join(leaks) or "none"
             shown = beside("8" if key[3] == "none" else "12", key[0], key[3], result)
             rows.append(head | shown | runs.facts())
     svm = defaultdict(list)
@@ -300,7 +306,7 @@ def draw(grid: Grid) -> None:
             histories = [record["history"] for record in runs.records]
             draw_betas(histories, title, RESULTS / f"figure5-{name}.png")
     boxes = {
-        runs.cell.variant: [row["WA"] for row in runs.by_fold()]
+        named(key, grid): [row["WA"] for row in runs.by_fold()]
         for key, runs in grid.items() if key[1] == "speaker" and runs.complete
     }  # fmt: skip
     if boxes:
