@@ -187,9 +187,9 @@ def robustness(table: str, grid: Grid) -> list[Row]:
             result = scores(*runs.pooled(condition), runs.labels)
             values = {f"{condition} {measure}": result[measure] for measure in ("WA", "UA")}
             shown = beside(table, runs.cell.corpus, runs.cell.variant, values)
-            named = {key.removeprefix(f"{condition} "): value for key, value in shown.items()}
+            short = {key.removeprefix(f"{condition} "): value for key, value in shown.items()}
             head = {"corpus": runs.cell.corpus, "variant": runs.cell.variant}
-            rows.append(head | {"condition": condition} | named | runs.facts())
+            rows.append(head | {"condition": condition} | short | runs.facts())
     return rows
 
 
@@ -212,8 +212,8 @@ def gender(table: str, grid: Grid) -> list[Row]:
                         f"{name} awgn10 F1": noisy[f"F1_{label}"],
                     }
                     shown = beside("18", head["corpus"], label, values)
-                    named = {key.removeprefix(f"{name} "): v for key, v in shown.items()}
-                    rows.append(head | {"gender": name, "class": label} | named | runs.facts())
+                    short = {key.removeprefix(f"{name} "): v for key, v in shown.items()}
+                    rows.append(head | {"gender": name, "class": label} | short | runs.facts())
     return rows
 
 
