@@ -53,19 +53,16 @@ def read_corpus(args: argparse.Namespace) -> Corpus:
 
 
 def cut(
-    corpus: Corpus, frames: Frames, args: argparse.Namespace, seen: Frames | None = None
+    corpus: Corpus, frames: Frames, args: argparse.Namespace
 ) -> tuple[Corpus, dict[str, Segments]]:
-    """Split by the protocol and cut segments.
-
-    ``seen`` are the frames to fit the standardizer on where ``frames`` are a degraded copy.
-    """
+    """Split by the protocol and cut segments."""
     standardizer = Standardizer(args.normalize)
     if args.protocol == "leaky-segment":
         return _segment_folds(corpus, frames, standardizer, args)
     if args.protocol == "leaky-utterance":
         corpus = replace(corpus, utterances=_utterance_folds(corpus))
     parts = split(corpus, args.fold, args.validation, leaky=args.protocol != "speaker")
-    standardizer.fit(parts.train, seen or frames)
+    standardizer.fit(parts.train, frames)
     data = {}
     for name, utterances in vars(parts).items():
         if name != "leaky" and utterances:

@@ -18,11 +18,11 @@ from typing import Any
 import torch
 
 from examples.ser import options
-from examples.ser.corpora import Corpus
-from examples.ser.data import cut, read_corpus
+from examples.ser.corpora import Corpus, split
+from examples.ser.data import read_corpus
 from examples.ser.degrade import CONDITIONS, degraded_frames
 from examples.ser.evaluate import utterance_posteriors
-from examples.ser.features import Frames, load_frames
+from examples.ser.features import Frames, Standardizer, load_frames, make_segments
 from examples.ser.macnn import MACNN
 from examples.ser.reproduce import GRID, OURS, Cell, compress
 
@@ -40,14 +40,17 @@ def evaluate(
         padding=args.padding,
     )  # fmt: skip
     net.load_state_dict(torch.load(checkpoint, weights_only=True)["model"])
+    parts = split(corpus, args.fold)
+    standardizer = Standardizer(args.normalize).fit(parts.train, frames["clean"])
     clips = [dict(clip) for clip in record["utterances"]]
+    if [u.id for u in parts.test] != [clip["id"] for clip in clips]:
+        raise ValueError(f"{checkpoint}: its test clips are not those of fold {args.fold}")
     for condition, degraded in frames.items():
-        cut_corpus, data = cut(corpus, degraded, args, seen=frames["clean"])
+        test = make_segments(
+            corpus, parts.test, degraded, standardizer, stride_s=args.test_stride, tail=args.tail
+        )
         with torch.autocast("cpu", torch.bfloat16, enabled=args.precision == "bf16-mixed"):
-            _, posterior = utterance_posteriors(net, data["test"], len(corpus.labels))
-        ids = [cut_corpus.utterances[i].id for i in data["test"].utterance.unique().tolist()]
-        if ids != [clip["id"] for clip in clips]:
-            raise ValueError(f"{checkpoint}: its test clips are not those of {condition}")
+            _, posterior = utterance_posteriors(net, test, len(corpus.labels))
         for clip, row in zip(clips, posterior.numpy().round(5).tolist(), strict=True):
             clip[condition] = row
     return {**record, "utterances": clips}
