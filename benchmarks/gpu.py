@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmarks.gpu_checks import DTYPES, MAKES, OPS, checks, randomised
+from benchmarks.gpu_checks import DTYPES, MAKES, checks, randomised
 from benchmarks.harness import (
     BLOCK,
     Row,
@@ -41,7 +41,7 @@ from benchmarks.harness import (
     use_path,
     verify,
 )
-from icasa import ICA, ICASA
+from icasa import ICA
 
 LARGE = (64, 256, 128, 128)  # 1.07 GB in float32
 SHAPES = ((1, 32, 19, 100), (32, 32, 19, 100), (32, 64, 56, 56), (256, 64, 56, 56), LARGE)
@@ -57,43 +57,10 @@ CLOCKS = ("warm", "cold", "graph", "graph cold", "host")
 FILE = "gpu.csv"
 
 
-def coordinate_parameters(ica: ICA) -> list[Tensor]:
-    """List what the operator ``gates`` takes of an ICA."""
-    taps, mix, norm = ica.reduce.depthwise, ica.reduce.pointwise, ica.norm
-    convs = (taps, mix, *ica.expand)
-    weights = [p for conv in convs for p in (conv.weight, conv.bias)]
-    if isinstance(norm, nn.BatchNorm1d):
-        weights += [norm.weight, norm.bias, norm.running_mean, norm.running_var]
-    return weights
-
-
-class ThreeLaunches(nn.Module):
-    """An ICASA in evaluation as moments, gates and mix: one launch each."""
-
-    def __init__(self, layer: ICASA) -> None:
-        super().__init__()
-        self.layer = layer
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Gate x."""
-        ica, sa = self.layer.ica, self.layer.sa
-        z_h, z_w, s, mean, var = OPS.moments(x, True, sa.groups)
-        shuffle = [sa.channel_weight, sa.channel_bias, sa.spatial_weight, sa.spatial_bias]
-        shuffle += [sa.norm.weight, sa.norm.bias]
-        eps = getattr(ica.norm, "eps", 0.0), sa.norm.eps
-        coordinate = coordinate_parameters(ica)
-        g_h, g_w, *planes = OPS.gates(z_h, z_w, s, var, coordinate, shuffle, *eps, sa.groups)
-        options = (sa.groups, sa.shuffle, self.layer.residual)
-        return OPS.mix(x, g_h, g_w, self.layer.beta.float(), *planes, mean, *options)
-
-
 def variants(layer: nn.Module, train: bool) -> dict[str, nn.Module]:
     """Return the same layer on each path that needs no compilation."""
-    made = {"eager": use_path(copy.deepcopy(layer), False)}
-    made["fused"] = use_path(copy.deepcopy(layer), True)
-    if isinstance(layer, ICASA) and not train:
-        made["three launches"] = ThreeLaunches(copy.deepcopy(layer))
-    return {name: module.train(train) for name, module in made.items()}
+    paths = {"eager": False, "fused": True}
+    return {name: use_path(copy.deepcopy(layer), path).train(train) for name, path in paths.items()}
 
 
 def graph_of(run: Callable[[], Any]) -> Callable[[], None]:

@@ -150,6 +150,10 @@ def check_layer(
     slack = ROUNDED[dtype] * (3 + offset / 30)  # x - mean has lost the digits of the mean
     for i, (exact, e, f) in enumerate(zip(want, *results.values(), strict=True)):
         near(f"{title}, tensor {i}", f, exact, slack + 3 * distance(e, exact, unit), unit)
+    with torch.no_grad():  # in evaluation the small net is an operator too
+        y, eager_y = (path(x) for path in (fused, eager))
+    allowed = slack + 3 * distance(eager_y, want[0], unit)
+    near(f"{title}, without gradients", y, want[0], allowed, unit)
 
 
 def checks(device: torch.device) -> Iterator[tuple[str, Callable[[], None]]]:

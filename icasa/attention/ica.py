@@ -120,6 +120,27 @@ class ICA(nn.Module):
         g_h, g_w = axis_gates((z_h.to(x.dtype), z_w.to(x.dtype)), self._squeeze, self.expand)
         return {"g_h": g_h, "g_w": g_w}
 
+    def _net(self) -> kernels.Net | None:
+        """Say what Eq. 8-10 are made of in evaluation, None if a submodule was replaced."""
+        reduce, norm, act = self.reduce, self.norm, self.act
+        if type(reduce) is not DepthwiseSeparableConv or type(act) is not HSwish:
+            return None
+        C, M, k = self.channels, self.width, self.kernel_size
+        convs = (reduce.depthwise, reduce.pointwise, *self.expand)
+        shapes = ((C, 1, k), (M, C, 1), (C, M, 1), (C, M, 1))
+        for conv, shape in zip(convs, shapes, strict=True):
+            if type(conv) is not nn.Conv1d or conv.weight.shape != shape:
+                return None
+            if (conv.stride, conv.padding, conv.dilation) != ((1,), (shape[2] // 2,), (1,)):
+                return None
+        tensors = [p for conv in convs for p in (conv.weight, conv.bias)]
+        if type(norm) is nn.BatchNorm1d and not norm.training:
+            tensors += [norm.weight, norm.bias, norm.running_mean, norm.running_var]
+        elif type(norm) is not nn.Identity:
+            return None
+        eps, widest = getattr(norm, "eps", 0.0), max(self.width, self.kernel_size)
+        return kernels.Net(tensors, eps, (reduce, act, norm, *convs), widest)
+
     def gates(self, x: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, ...]:
         """Attention maps of ``x``: per axis a gate in (0, 1), (N, C, H, 1) then (N, C, 1, W)."""
         feature_map(self, x)
@@ -129,8 +150,10 @@ class ICA(nn.Module):
         """Weigh ``x`` by the product of its gates (Eq. 11)."""
         feature_map(self, x)
         if kernels.usable(x, lengths, self.fused):
-            inner, z_h, z_w, *_ = kernels.moments(x, axes=True)
-            return kernels.laid_out_as(x, kernels.mix(inner, **self._from_means(z_h, z_w, x)))
+            inner, *moments = kernels.moments(x, axes=True)
+            gates = kernels.gates(x, moments, coordinate=self._net)
+            gates = gates or self._from_means(moments[0], moments[1], x)
+            return kernels.laid_out_as(x, kernels.mix(inner, **gates))
         y = x
         for gate in self.gates(x, lengths):
             y = y * gate

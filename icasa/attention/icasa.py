@@ -132,14 +132,17 @@ class ICASA(nn.Module):
         return x + y if self.residual else y  # type: ignore[no-any-return]
 
     def _fused(self, x: Tensor) -> Tensor:
-        inner, z_h, z_w, *planes = kernels.moments(x, axes=True, groups=self.sa.groups)
+        ica, sa = self.ica, self.sa
+        inner, *moments = kernels.moments(x, axes=True, groups=sa.groups)
+        gates = kernels.gates(
+            x, moments, coordinate=ica._net, shuffle=sa._net, groups=sa.groups
+        ) or {**ica._from_means(moments[0], moments[1], x), **sa._from_moments(*moments[2:])}
         y = kernels.mix(
             inner,
-            **self.ica._from_means(z_h, z_w, x),
-            **self.sa._from_moments(*planes),
+            **gates,
             beta=self.beta,
-            groups=self.sa.groups,
-            shuffle=self.sa.shuffle,
+            groups=sa.groups,
+            shuffle=sa.shuffle,
             residual=self.residual,
         )
         return kernels.laid_out_as(x, y)

@@ -129,6 +129,11 @@ class SA(nn.Module):
         weight, bias = (p.view(-1, *[1] * self.ndim) for p in (norm.weight, norm.bias))
         return centred * torch.rsqrt(var + norm.eps) * weight + bias
 
+    def _net(self) -> kernels.Net:
+        """Say what Eq. 13 and 14 are made of; no submodule is called for them."""
+        affine = (self.channel_weight, self.channel_bias, self.spatial_weight, self.spatial_bias)
+        return kernels.Net((*affine, self.norm.weight, self.norm.bias), self.norm.eps)
+
     def _from_moments(self, s: Tensor, mean: Tensor, var: Tensor) -> dict[str, Any]:
         """Eq. 13 and 14 for the fast path, from plane moments (N, C/2) of each half."""
         gamma, shift, w1, b1, w2, b2 = (
@@ -180,8 +185,9 @@ class SA(nn.Module):
         """Gate ``x`` and shuffle its channels."""
         feature_map(self, x)
         if kernels.usable(x, lengths, self.fused):
-            inner, _, _, *planes = kernels.moments(x, groups=self.groups)
-            gates = self._from_moments(*planes)
+            inner, *moments = kernels.moments(x, groups=self.groups)
+            gates = kernels.gates(x, moments, shuffle=self._net, groups=self.groups)
+            gates = gates or self._from_moments(*moments[2:])
             y = kernels.mix(inner, **gates, groups=self.groups, shuffle=self.shuffle)
             return kernels.laid_out_as(x, y)
         (gate,) = self.gates(x, lengths)

@@ -6,7 +6,8 @@ says what the operators compute; `cpu` and `triton_ops` are their bodies.
 """
 
 import importlib.util
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -14,15 +15,23 @@ from torch.autograd import forward_ad
 from torch.autograd.function import once_differentiable
 
 from icasa.kernels import cpu, planes
-from icasa.kernels.ops import statistics_dtype
+from icasa.kernels.ops import WIDEST, statistics_dtype
 
 OPS = torch.ops.icasa
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 DEVICES = ("cpu", "cuda") if importlib.util.find_spec("triton") else ("cpu",)
-HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
 WORTHWHILE = 1 << 18  # elements below which the torch calls of `cpu` are no gain
 # Before torch had is_exporting, an export could not be told from a compilation.
 is_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
+
+
+class Net(NamedTuple):
+    """What the operator ``gates`` takes of a layer."""
+
+    tensors: Sequence[Tensor | None]  # parameters and running statistics, in the operator's order
+    eps: float  # of the norm
+    called: Sequence[nn.Module] = ()  # modules whose call the operator skips
+    widest: int = 0  # most channels and taps that a body has to hold
 
 
 class _Moments(torch.autograd.Function):
@@ -95,7 +104,7 @@ def usable(x: Tensor, lengths: Tensor | None, fused: bool | None, *called: nn.Mo
         from icasa.kernels import triton_ops  # noqa: F401 (registers, and is slow to import)
     if fused or obstacle:
         return not obstacle
-    plain = type(x) in (Tensor, nn.Parameter) and x.is_contiguous()
+    plain = _plain(x) and x.is_contiguous()
     # On CUDA it must be asked for: the Triton bodies ran in its interpreter, on no device yet.
     quick = not x.is_cuda and (cpu.in_c(x) or x.numel() >= WORTHWHILE)
     return plain and quick and not is_exporting() and x.numel() > 0
@@ -116,9 +125,28 @@ def _obstacle(x: Tensor, lengths: Tensor | None, called: tuple[nn.Module, ...]) 
     if torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
         return "cannot be traced by torch.jit, got a trace; use torch.export"
     for module in called:
-        if any(getattr(module, hooks) for hooks in HOOKS):
+        if _hooked(module):
             return f"does not call {type(module).__name__}, got hooks on it; remove them"
     return ""
+
+
+def _plain(x: Tensor | None) -> TypeGuard[Tensor]:
+    """Whether x is a tensor of no subclass."""
+    return type(x) in (Tensor, nn.Parameter)
+
+
+def _hooked(module: nn.Module) -> bool:
+    """Whether a call of the module calls anything but its forward."""
+    forward = module._forward_pre_hooks or module._forward_hooks
+    return bool(forward or module._backward_pre_hooks or module._backward_hooks)
+
+
+def _served(x: Tensor, net: Net) -> bool:
+    """Whether the operator ``gates`` computes what the modules of ``net`` would for ``x``."""
+    if net.widest > WIDEST or any(_hooked(module) for module in net.called):
+        return False
+    dtype, device = x.dtype, x.device
+    return all(_plain(p) and p.dtype == dtype and p.device == device for p in net.tensors)
 
 
 def moments(x: Tensor, *, axes: bool = False, groups: int = 0) -> tuple[Tensor, ...]:
@@ -127,6 +155,37 @@ def moments(x: Tensor, *, axes: bool = False, groups: int = 0) -> tuple[Tensor, 
     if not torch.is_grad_enabled():
         return x, *OPS.moments(x, axes, groups)
     return _Moments.apply(x, axes, groups)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def gates(
+    x: Tensor,
+    moments: Sequence[Tensor],
+    *,
+    coordinate: Callable[[], Net | None] | None = None,
+    shuffle: Callable[[], Net | None] | None = None,
+    groups: int = 0,
+) -> dict[str, Any]:
+    """Return the gates that `mix` takes by the operator ``gates``, empty where it cannot serve.
+
+    It serves without gradients and autocast. Where it does not, a layer calls its submodules.
+
+    Args:
+        x: the layer's input.
+        moments: z_h, z_w, s, mean, var.
+        coordinate: says what ICA is made of, or None where the operator does not compute that.
+        shuffle: likewise of SA.
+        groups: those of SA.
+    """
+    if torch.is_grad_enabled() or torch.is_autocast_enabled(x.device.type):
+        return {}
+    ica, sa = (Net((), 0.0) if net is None else net() for net in (coordinate, shuffle))
+    if ica is None or sa is None or not (_served(x, ica) and _served(x, sa)):
+        return {}
+    z_h, z_w, s, mean, var = moments
+    eps = ica.eps, sa.eps
+    g_h, g_w, gate, a, b = OPS.gates(z_h, z_w, s, var, ica.tensors, sa.tensors, *eps, groups)
+    made = {"g_h": g_h, "g_w": g_w} if coordinate else {}
+    return {**made, "gate": gate, "a": a, "b": b, "mean": mean} if shuffle else made
 
 
 def mix(

@@ -3,10 +3,11 @@
 The torch calls are made over as many samples at a time as a cache holds.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from icasa.kernels import planes
@@ -227,6 +228,41 @@ def moments_backward(
     return y
 
 
+def gates(
+    z_h: Tensor,
+    z_w: Tensor,
+    s: Tensor,
+    var: Tensor,
+    coordinate: Sequence[Tensor],
+    shuffle: Sequence[Tensor],
+    norm_eps: float,
+    group_eps: float,
+    groups: int,
+) -> tuple[Tensor, ...]:
+    """Gates of rows and columns, and of planes and elements; see ``ops``."""
+    g_h, g_w, gate, a, b = (s.new_empty(0) for _ in range(5))
+    if coordinate:
+        taps, tap_bias, mix, mix_bias, to_h, h_bias, to_w, w_bias, *norm = (
+            p.to(z_h.dtype) for p in coordinate
+        )
+        z = torch.cat((z_h, z_w), 2)  # (N, C, H + W)
+        f = F.conv1d(z, taps, tap_bias, padding=taps.shape[2] // 2, groups=len(taps))
+        f = F.conv1d(f, mix, mix_bias)  # (N, M, H + W)
+        if norm:
+            weight, bias, mean, variance = norm
+            f = F.batch_norm(f, mean, variance, weight, bias, eps=norm_eps)
+        f_h, f_w = torch.split(F.hardswish(f), [z_h.shape[2], z_w.shape[2]], 2)
+        g_h = torch.sigmoid(F.conv1d(f_h, to_h, h_bias))
+        g_w = torch.sigmoid(F.conv1d(f_w, to_w, w_bias))
+    if shuffle:
+        # Planes are numbered group by group, and all groups share the parameters.
+        w1, b1, w2, b2, gamma, shift = (p.to(s.dtype).repeat(groups) for p in shuffle)
+        gate = torch.sigmoid(torch.addcmul(b1, w1, s))
+        a = w2 * gamma * torch.rsqrt(var + group_eps)
+        b = torch.addcmul(b2, w2, shift).repeat(len(s), 1)
+    return g_h, g_w, gate, a, b
+
+
 def in_c(x: Tensor) -> bool:
     """Whether planes.c serves maps like x: float32, and half precision by way of a copy."""
     return planes.LIBRARY is not None and x.dtype != torch.float64 and x.numel() > 0
@@ -254,3 +290,13 @@ def _register(name: str, maps: int) -> None:
 
 for _name, _maps in MAPS.items():
     _register(_name, _maps)
+
+
+def _gates(z_h: Tensor, z_w: Tensor, s: Tensor, *others: Any) -> tuple[Tensor, ...]:
+    if in_c(z_h) or in_c(s):
+        return planes.gates(z_h, z_w, s, *others)
+    with torch.no_grad():
+        return gates(z_h, z_w, s, *others)
+
+
+torch.library.impl("icasa::gates", "CPU", _gates)

@@ -4,6 +4,7 @@
    holds. Each plane is summed by one thread in one order, so that no result depends on their
    number. Short sums are float32 in vector lanes, sums of these float64. */
 
+#include <math.h>
 #include <stdint.h>
 #include <string.h>
 
@@ -18,6 +19,9 @@
 #define PRAGMA(text) _Pragma(#text)
 #define SUM(...) PRAGMA(omp simd reduction(+ : __VA_ARGS__))
 #define BLOCK 4096 /* elements that are summed in float32 */
+
+/* The version of the functions' arguments, which planes.py asks for. */
+int icasa_interface(void) { return 1; }
 
 enum { NONE, CHANNEL, SPATIAL };
 
@@ -332,5 +336,128 @@ void icasa_moments_backward(const float *dx, const float *x, float *out, const f
         float slope = kind == SPATIAL ? 2 * dvar[k] / size : 0;
         complete(dx + at, x + at, out + at, dz_h ? dz_h + p * d.H : 0, dz_w ? dz_w + p * d.W : 0,
                  constant, slope, kind == SPATIAL ? mean[k] : 0, d.H, d.W);
+    }
+}
+
+/* Parameters of ICA and SA in the order of ops.py; a pointer is null where there is none. */
+typedef struct {
+    const float *taps, *tap_bias, *mix, *mix_bias, *to_axis[4], *norm[4];
+    const float *w1, *b1, *w2, *b2, *group_weight, *group_bias;
+    int64_t M, K;
+    float norm_eps, group_eps;
+} Net;
+
+enum { TILE = 32, CHANNELS = 32, WIDEST = 64 }; /* positions and channels at a time, largest M, K */
+
+/* y[rows][TILE] += w[rows][columns] u[columns][TILE], the rows of w `stride` apart. */
+INLINE void multiply(const float *w, const float (*u)[TILE], float (*y)[TILE], int64_t rows,
+                     int64_t columns, int64_t stride) {
+    for (int64_t r = 0; r < rows; r++) {
+        float sum[TILE];
+        memcpy(sum, y[r], sizeof sum);
+        for (int64_t c = 0; c < columns; c++)
+            LANES
+            for (int i = 0; i < TILE; i++)
+                sum[i] += w[r * stride + c] * u[c][i];
+        memcpy(y[r], sum, sizeof sum);
+    }
+}
+
+/* The part of [z_h, z_w] from position `from` on, which may be negative: `size` values of a
+   channel, zero where there are none. */
+INLINE void window(const float *z_h, const float *z_w, float *row, int64_t from, int64_t size,
+                   int64_t H, int64_t W) {
+    int64_t h = from < 0 ? 0 : from, h_end = from + size < H ? from + size : H;
+    int64_t w = from < H ? 0 : from - H, w_end = from + size < H + W ? from + size - H : W;
+    if (h < h_end)
+        memcpy(row + h - from, z_h + h, (h_end - h) * sizeof(float));
+    if (w < w_end)
+        memcpy(row + w + H - from, z_w + w, (w_end - w) * sizeof(float));
+}
+
+/* Eq. 8 for one sample at TILE positions of [z_h, z_w] from `start` on. */
+INLINE void squeeze(const float *z_h, const float *z_w, const Net *net, float (*f)[TILE],
+                    int64_t start, Shape d) {
+    float u[CHANNELS][TILE], row[TILE + WIDEST] = {0};
+    for (int64_t m = 0; m < net->M; m++)
+        for (int i = 0; i < TILE; i++)
+            f[m][i] = net->mix_bias[m];
+    for (int64_t first = 0; first < d.C; first += CHANNELS) {
+        int64_t count = d.C - first < CHANNELS ? d.C - first : CHANNELS;
+        for (int64_t c = first; c < first + count; c++) {
+            float *to = u[c - first];
+            window(z_h + c * d.H, z_w + c * d.W, row, start - net->K / 2, TILE + net->K - 1, d.H,
+                   d.W);
+            for (int i = 0; i < TILE; i++)
+                to[i] = net->tap_bias[c];
+            for (int64_t k = 0; k < net->K; k++)
+                LANES
+                for (int i = 0; i < TILE; i++)
+                    to[i] += net->taps[c * net->K + k] * row[i + k];
+        }
+        multiply(net->mix + first, u, f, net->M, count, d.C);
+    }
+    for (int64_t m = 0; m < net->M; m++) {
+        float scale = 1, shift = 0;
+        if (net->norm[0]) { /* weight, bias, mean and variance */
+            scale = net->norm[0][m] / sqrtf(net->norm[3][m] + net->norm_eps);
+            shift = net->norm[1][m] - net->norm[2][m] * scale;
+        }
+        LANES
+        for (int i = 0; i < TILE; i++) {
+            float t = f[m][i] * scale + shift, ramp = t + 3;
+            f[m][i] = t * (ramp < 0 ? 0 : ramp > 6 ? 6 : ramp) / 6; /* h_swish */
+        }
+    }
+}
+
+/* Eq. 8-10 for one sample at up to TILE positions of one axis, `start` from its beginning. */
+VECTORISED static void axis_gates(const float *z_h, const float *z_w, const Net *net, float *g,
+                                  int axis, int64_t start, Shape d) {
+    float f[WIDEST][TILE];
+    int64_t size = axis ? d.W : d.H, count = size - start < TILE ? size - start : TILE;
+    const float *weight = net->to_axis[2 * axis], *bias = net->to_axis[2 * axis + 1];
+    squeeze(z_h, z_w, net, f, axis ? d.H + start : start, d);
+    for (int64_t c = 0; c < d.C; c++) {
+        float gate[1][TILE];
+        for (int i = 0; i < TILE; i++)
+            gate[0][i] = bias[c];
+        multiply(weight + c * net->M, f, gate, 1, net->M, net->M);
+        LANES
+        for (int i = 0; i < TILE; i++)
+            gate[0][i] = sigmoid(gate[0][i]);
+        memcpy(g + c * size + start, gate, count * sizeof(float));
+    }
+}
+
+/* Eq. 13, and Eq. 14 as a line a (x - mean) + b, for one group of one sample. */
+VECTORISED static void plane_gates(const float *restrict s, const float *restrict var,
+                                   const Net *net, float *restrict gate, float *restrict a,
+                                   float *restrict b, int64_t half) {
+    LANES
+    for (int64_t k = 0; k < half; k++) {
+        gate[k] = sigmoid(net->w1[k] * s[k] + net->b1[k]);
+        a[k] = net->w2[k] * net->group_weight[k] / sqrtf(var[k] + net->group_eps);
+        b[k] = net->w2[k] * net->group_bias[k] + net->b2[k];
+    }
+}
+
+void icasa_gates(const float *z_h, const float *z_w, const float *s, const float *var, float *g_h,
+                 float *g_w, float *gate, float *a, float *b, const Net *net, const Shape *shape,
+                 int threads) {
+    Shape d = *shape;
+    int64_t rows = (d.H + TILE - 1) / TILE, tiles = rows + (d.W + TILE - 1) / TILE;
+    if (net->taps)
+        PLANES
+        for (int64_t t = 0; t < d.N * tiles; t++) {
+            int64_t h = t / tiles * d.C * d.H, w = t / tiles * d.C * d.W, tile = t % tiles;
+            int axis = tile >= rows;
+            axis_gates(z_h + h, z_w + w, net, axis ? g_w + w : g_h + h, axis,
+                       (axis ? tile - rows : tile) * TILE, d);
+        }
+    if (net->w1) {
+        int64_t half = d.C / (2 * d.groups);
+        for (int64_t k = 0; k < d.N * (d.C / 2); k += half)
+            plane_gates(s + k, var + k, net, gate + k, a + k, b + k, half);
     }
 }

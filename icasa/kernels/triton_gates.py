@@ -1,16 +1,4 @@
-"""The small net between ``moments`` and ``mix`` in one launch, for evaluation without gradients.
-
-``gates(z_h, z_w, s, var, coordinate, shuffle, norm_eps, group_eps, groups)``
-``-> (g_h, g_w, gate, a, b)``, contiguous float32 tensors as ``mix`` takes them.
-    ``coordinate``, of ICA with width M and kernel k: depthwise weight (C, 1, k) and bias (C),
-    pointwise weight (M, C, 1) and bias (M), weight (C, M, 1) and bias (C) of the map to each axis,
-    H first, then weight, bias, running mean and running variance (M) of the BatchNorm unless there
-    is none. Then g = sigmoid(F(h_swish(BN(DSConv([z_h, z_w]))))), Eq. 8-10.
-    ``shuffle``, of SA, each (C/2G): channel weight and bias, spatial weight and bias, GroupNorm
-    weight and bias. Then gate = sigmoid(W1 s + b1), a = W2 gamma / sqrt(var + eps),
-    b = W2 beta + b2, Eq. 13 and 14.
-    Either list may be empty; its outputs then have no elements.
-"""
+"""The operator ``gates`` in one launch; see ``ops``."""
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator, import-untyped"
 
 from collections.abc import Sequence
@@ -20,16 +8,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from icasa.kernels.ops import empty_gates
 from icasa.kernels.triton_tiles import fetch, power_of_two
 
-MAX_WIDTH = 64  # widest M: all of it stays in registers
 INTEGERS = ["C", "H", "W", "M", "half", "blocks_h", "blocks"]
-
-torch.library.define(
-    "icasa::gates",
-    "(Tensor z_h, Tensor z_w, Tensor s, Tensor var, Tensor[] coordinate, Tensor[] shuffle, "
-    "float norm_eps, float group_eps, int groups) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
-)
 
 
 @triton.jit
@@ -115,11 +97,6 @@ def constants(M: int) -> dict[str, int]:
     """BM, BC and BL of the kernel: M is padded to a block that the matrix product takes."""
     BM = max(16, power_of_two(M))
     return {"BM": BM, "BC": 16, "BL": 16, "num_warps": max(4, BM // 8)}
-
-
-def empty_gates(z_h: Tensor, z_w: Tensor, s: Tensor) -> tuple[Tensor, ...]:
-    """Make the outputs of ``gates``, to be filled."""
-    return (*(torch.empty_like(z) for z in (z_h, z_w)), *(torch.empty_like(s) for _ in range(3)))
 
 
 def gates(

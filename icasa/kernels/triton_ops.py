@@ -29,6 +29,12 @@ def body(kernel: Callable[..., Any], torch_calls: Callable[..., Any]) -> Callabl
     return operator
 
 
+def gates(z_h: Tensor, z_w: Tensor, s: Tensor, *rest: Any) -> Any:
+    """Return the gates, by the kernel unless the maps are float64 or empty."""
+    served = s.dtype == torch.float32 and z_h.numel() + s.numel() > 0
+    return (triton_gates.gates if served else cpu.gates)(z_h, z_w, s, *rest)
+
+
 for _launch, _torch_calls in (
     (triton_moments.moments, cpu.moments),
     (triton_moments.moments_backward, cpu.moments_backward),
@@ -36,9 +42,4 @@ for _launch, _torch_calls in (
     (triton_mix.mix_backward, cpu.mix_backward),
 ):
     torch.library.impl(f"icasa::{_launch.__name__}", "CUDA", body(_launch, _torch_calls))
-torch.library.impl("icasa::gates", "CUDA", triton_gates.gates)
-
-
-@torch.library.register_fake("icasa::gates")  # type: ignore[untyped-decorator]
-def _gates(z_h: Tensor, z_w: Tensor, s: Tensor, *_: Any) -> tuple[Tensor, ...]:
-    return triton_gates.empty_gates(z_h, z_w, s)
+torch.library.impl("icasa::gates", "CUDA", gates)

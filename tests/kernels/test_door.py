@@ -6,6 +6,7 @@ from torch.autograd import forward_ad
 
 import icasa
 from icasa import kernels
+from icasa.kernels import planes
 from tests.strategies import lay_out, randomise
 
 CLASSES = (icasa.ICA, icasa.SA, icasa.ICASA)
@@ -133,3 +134,11 @@ def test_names_the_body_that_runs():
     assert kernels.body("cpu") in ("c", "torch")
     with pytest.raises(ValueError, match="no body for 'meta'"):
         kernels.body("meta")
+
+
+def test_a_library_of_another_version_is_left_for_torch(monkeypatch):
+    if planes.LIBRARY is None:
+        pytest.skip("planes.c was not compiled at installation")
+    monkeypatch.setattr(planes, "INTERFACE", planes.INTERFACE + 1)
+    with pytest.warns(RuntimeWarning, match="of another version; install icasa again"):
+        assert planes._load() is None
