@@ -140,6 +140,11 @@ def named(key: tuple[str, ...], grid: Grid) -> str:
     return key[3] if len({other[2] for other in grid}) == 1 else f"{key[3]}, {key[2]}"
 
 
+def reported(runs: Runs) -> bool:
+    """Whether Tables 13, 17 and 18 are of this variant: they show the full model alone."""
+    return runs.cell.variant == OURS[1]
+
+
 def ours(grid: Grid, variants: Iterable[str] = OURS) -> list[Runs]:
     """Return speaker-independent runs that have all folds: the baseline and AAM + ICASA."""
     return [
@@ -159,7 +164,8 @@ def table13(grid: Grid) -> list[Row]:
         lines["macro average"] = np.stack(found[:3], 1).mean(0)
         for name, values in lines.items():
             head = {"corpus": runs.cell.corpus, "variant": runs.cell.variant, "class": name}
-            shown = beside("13", runs.cell.corpus, name, dict(zip(columns, values, strict=True)), 3)
+            measured = dict(zip(columns, values, strict=True))
+            shown = beside("13" * reported(runs), runs.cell.corpus, name, measured, 3)
             rows.append(head | shown | runs.facts())
     return rows
 
@@ -202,7 +208,7 @@ def gender(table: str, grid: Grid) -> list[Row]:
             clean = scores(*runs.pooled(gender=name), runs.labels)
             if table == "17":
                 values = {measure: clean[measure] for measure in ("WA", "UA")}
-                shown = beside("17", head["corpus"], name, values)
+                shown = beside("17" * reported(runs), head["corpus"], name, values)
                 rows.append(head | {"gender": name} | shown | runs.facts())
             elif all("awgn10" in r["utterances"][0] for r in runs.records):
                 noisy = scores(*runs.pooled("awgn10", gender=name), runs.labels)
@@ -211,7 +217,7 @@ def gender(table: str, grid: Grid) -> list[Row]:
                         f"{name} clean F1": clean[f"F1_{label}"],
                         f"{name} awgn10 F1": noisy[f"F1_{label}"],
                     }
-                    shown = beside("18", head["corpus"], label, values)
+                    shown = beside("18" * reported(runs), head["corpus"], label, values)
                     short = {key.removeprefix(f"{name} "): v for key, v in shown.items()}
                     rows.append(head | {"gender": name, "class": label} | short | runs.facts())
     return rows
