@@ -101,6 +101,25 @@ def draw_protocols(rows: Sequence[dict[str, Any]], chance: float, path: Path) ->
     _save(figure, path)
 
 
+def draw_similarity(rows: Sequence[dict[str, str]], path: Path) -> None:
+    """Pairs of one label and of one speaker among those that T admits, over what chance gives."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained", sharex=True)
+    names = {"train": "standardised over all clips", "speaker": "standardised by speaker"}
+    for normalisation, name in names.items():
+        some = [r for r in rows if (r["normalisation"], r["representation"])
+                == (normalisation, "mean")]  # fmt: skip
+        thresholds = [float(row["T"]) for row in some]
+        for axes, what in ((left, "label"), (right, "speaker")):
+            match = [float(row[f"{what} match"]) for row in some]
+            axes.plot(thresholds, match, "o-", label=name)
+    for axes, what in ((left, "label"), (right, "speaker")):
+        chance = float(rows[0][f"{what} chance"])
+        axes.axhline(chance, color="grey", linewidth=0.8, linestyle=":", label="chance")
+        axes.set(xlabel="threshold T", ylabel=f"admitted pairs of one {what} (%)", ylim=(0, None))
+    left.legend(fontsize=8)
+    _save(figure, path)
+
+
 def draw_embeddings(panels: dict[str, np.ndarray], names: Sequence[str], path: Path) -> None:
     """Points (U, 2) of every panel, coloured by class."""
     figure, row = plt.subplots(1, len(panels), figsize=(4.2 * len(panels), 4), layout="constrained")

@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 from sklearn.metrics import precision_recall_fscore_support
 
+from examples.ser import figures
 from examples.ser.calibration import calibration, draw_calibration
 from examples.ser.evaluate import confusion, scores
-from examples.ser.figures import draw_betas, draw_boxes, draw_confusion, draw_protocols
 from examples.ser.report import write_csv
 from examples.ser.reproduce import FOLDS, GRID, OURS, TABLES, Cell
 from examples.ser.statistics import compare, holm, join_runs
@@ -306,19 +306,23 @@ def draw(grid: Grid) -> None:
         title = f"{name}, {len(runs.records)} runs of {runs.cell.epochs} epochs"
         posterior, y = runs.pooled()
         counts = confusion(posterior, y, runs.labels)
-        draw_confusion(counts, runs.labels, title, RESULTS / f"figure8-{name}.png")
+        figures.draw_confusion(counts, runs.labels, title, RESULTS / f"figure8-{name}.png")
         draw_calibration(posterior, y, title, RESULTS / f"figure9-{name}.png")
         if "icasa" in runs.cell.variant:
             histories = [record["history"] for record in runs.records]
-            draw_betas(histories, title, RESULTS / f"figure5-{name}.png")
+            figures.draw_betas(histories, title, RESULTS / f"figure5-{name}.png")
     boxes = {
         named(key, grid): [row["WA"] for row in runs.by_fold()]
         for key, runs in grid.items() if key[1] == "speaker" and runs.complete
     }  # fmt: skip
     if boxes:
-        draw_boxes(boxes, "each run of the grid", RESULTS / "figure6.png")
+        figures.draw_boxes(boxes, "each run of the grid", RESULTS / "figure6.png")
+    if (RESULTS / "table05.csv").exists():
+        figures.draw_similarity(read(RESULTS / "table05.csv"), RESULTS / "table05.png")
     if rows := protocol(grid):
-        draw_protocols(rows, 100 / 7.5, RESULTS / "protocol.png")  # a 7.5th of RAVDESS is one class
+        figures.draw_protocols(
+            rows, 100 / 7.5, RESULTS / "protocol.png"
+        )  # a 7.5th of RAVDESS is one class
 
 
 def main() -> None:
