@@ -58,7 +58,7 @@ class Runs:
         return {
             "folds": len({run["fold"] for run in seen}),
             "seeds": len({run["seed"] for run in seen}),
-            "epochs": cell.epochs, "preset": cell.preset, "precision": cell.precision,
+            "epochs": cell.epochs, "preset": cell.preset, "arithmetic": cell.precision,
             "commit": " ".join(sorted({run["commit"][:9] for run in seen})),
         }  # fmt: skip
 
