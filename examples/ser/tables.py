@@ -320,9 +320,8 @@ def draw(grid: Grid) -> None:
     if (RESULTS / "table05.csv").exists():
         figures.draw_similarity(read(RESULTS / "table05.csv"), RESULTS / "table05.png")
     if rows := protocol(grid):
-        figures.draw_protocols(
-            rows, 100 / 7.5, RESULTS / "protocol.png"
-        )  # a 7.5th of RAVDESS is one class
+        chance = 100 / 7.5  # the largest classes of RAVDESS are each a 7.5th of it
+        figures.draw_protocols(rows, chance, RESULTS / "protocol.png")
 
 
 def main() -> None:
