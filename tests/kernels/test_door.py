@@ -104,7 +104,6 @@ def test_one_pass_for_the_moments_and_one_for_the_mix_of_both_branches():
     }
 
 
-@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # by dynamo
 @pytest.mark.parametrize("fused", [None, True])
 @every_class
 def test_compiles_into_one_graph_for_all_sizes(cls, fused):
@@ -118,7 +117,6 @@ def test_compiles_into_one_graph_for_all_sizes(cls, fused):
         torch.testing.assert_close(x.grad, other.grad)
 
 
-@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # by dynamo
 @pytest.mark.parametrize("strict", [False, True])
 @pytest.mark.parametrize("fused", [None, True])
 @every_class
