@@ -18,7 +18,7 @@ import torch
 ROOT = Path(__file__).parent.parent.parent
 README = ROOT / "README.md"
 PAGES = (README, *sorted(p for p in (ROOT / "docs").rglob("*.md") if "_build" not in p.parts))
-FENCE = re.compile(r"^```(\w*)\n(.*?)^```$(?:\s*^```text\n(.*?)^```$)?", re.M | re.S)
+FENCE = re.compile(r"^```([^`\n]*)\n(.*?)^```$(?:\s*^```text\n(.*?)^```$)?", re.M | re.S)
 ELSEWHERE = re.compile(r"^% (tests/\S+\.py) runs the blocks: \S+", re.M)
 
 
@@ -31,6 +31,11 @@ def blocks(page):
 
 
 HERE = [p for p in PAGES if list(blocks(p)) and not ELSEWHERE.search(p.read_text())]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_no_python_block_is_missed(page):
+    assert len(list(blocks(page))) == page.read_text().count("\n```python\n")
 
 
 @pytest.fixture
