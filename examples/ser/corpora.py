@@ -286,68 +286,6 @@ def _with_folds(
     return clips, notes, problems
 
 
-@dataclass(frozen=True)
-class Split:
-    """Train, validation (may be empty) and test; ValueError if a speaker or clip is on two.
-
-    Only a `leaky` split may have a speaker on two sides.
-    """
-
-    train: tuple[Utterance, ...]
-    validation: tuple[Utterance, ...]
-    test: tuple[Utterance, ...]
-    leaky: bool = False
-
-    def __post_init__(self) -> None:
-        """Guard the sides."""
-        sides = {"train": self.train, "validation": self.validation, "test": self.test}
-        for (a, first), (b, second) in itertools.combinations(sides.items(), 2):
-            for what, key in (("utterance", "id"), ("speaker", "speaker"))[: 2 - self.leaky]:
-                both = {getattr(u, key) for u in first} & {getattr(u, key) for u in second}
-                if both:
-                    named = ", ".join(sorted(both))
-                    raise ValueError(f"{what} {named} in {a} and {b}; keep each on one side")
-        if empty := [side for side in ("train", "test") if not sides[side]]:
-            raise ValueError(f"no utterance in {', '.join(empty)}; use more speakers or folds")
-
-
-def split(corpus: Corpus, fold: int, validation: bool = False, *, leaky: bool = False) -> Split:
-    """Test on `fold`, train on the others, speaker-independent unless `leaky`.
-
-    With `validation`, two speakers leave the training side: the first man and the first woman
-    counted from the fold after `fold`, or the first two speakers where genders are unknown.
-    """
-    if corpus.problems:
-        raise CorpusError(corpus.name, corpus.problems)
-    if fold not in corpus.folds:
-        wanted = ", ".join(str(known) for known in corpus.folds)
-        raise ValueError(f"fold {fold} of corpus {corpus.name}: wanted one of {wanted}")
-    rest = tuple(u for u in corpus.utterances if u.fold != fold)
-    pair = _validation_pair(rest, fold) if validation else ()
-    return Split(
-        train=tuple(u for u in rest if u.speaker not in pair),
-        validation=tuple(u for u in rest if u.speaker in pair),
-        test=tuple(u for u in corpus.utterances if u.fold == fold),
-        leaky=leaky,
-    )
-
-
-def _validation_pair(rest: Sequence[Utterance], fold: int) -> tuple[str, str]:
-    """Return the two validation speakers out of the training folds `rest`."""
-    after = sorted(rest, key=lambda u: (u.fold <= fold, u.fold, u.speaker))
-    genders = {u.speaker: u.gender for u in after}  # in the order of the folds after `fold`
-    if len(genders) < 3:
-        raise ValueError(
-            f"validation for fold {fold}: {len(genders)} training speakers, wanted 3 or more "
-            "(two validate, one trains); go on without a validation pair"
-        )
-    first: dict[str, str] = {}  # gender -> its first speaker
-    for who, gender in genders.items():
-        first.setdefault(gender, who)
-    known = "male" in first and "female" in first
-    return (first["male"], first["female"]) if known else tuple(genders)[:2]
-
-
 if __name__ == "__main__":
     columns = ("id", "label", "speaker", "gender", "fold")
     writer = csv.DictWriter(sys.stdout, columns, lineterminator="\n")

@@ -5,8 +5,10 @@ meet; the others are here because published numbers rest on them, and say "leaky
 """
 
 import argparse
+import itertools
 import tempfile
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -18,7 +20,6 @@ from examples.ser.corpora import (
     Utterance,
     load_manifest,
     load_ravdess,
-    split,
 )
 from examples.ser.features import Frames, Segments, Standardizer, load_frames, make_segments
 from examples.ser.iemocap import load_iemocap
@@ -28,28 +29,95 @@ PROTOCOLS = ("speaker", "leaky-utterance", "leaky-segment")
 SPLIT_SEED = 0  # of the leaky protocols' random folds, the same for every model and seed
 
 
+@dataclass(frozen=True)
+class Split:
+    """Train, validation (may be empty) and test; ValueError if a speaker or clip is on two.
+
+    Only a `leaky` split may have a speaker on two sides.
+    """
+
+    train: tuple[Utterance, ...]
+    validation: tuple[Utterance, ...]
+    test: tuple[Utterance, ...]
+    leaky: bool = False
+
+    def __post_init__(self) -> None:
+        """Guard the sides."""
+        sides = {"train": self.train, "validation": self.validation, "test": self.test}
+        for (a, first), (b, second) in itertools.combinations(sides.items(), 2):
+            for what, key in (("utterance", "id"), ("speaker", "speaker"))[: 2 - self.leaky]:
+                both = {getattr(u, key) for u in first} & {getattr(u, key) for u in second}
+                if both:
+                    named = ", ".join(sorted(both))
+                    raise ValueError(f"{what} {named} in {a} and {b}; keep each on one side")
+        if empty := [side for side in ("train", "test") if not sides[side]]:
+            raise ValueError(f"no utterance in {', '.join(empty)}; use more speakers or folds")
+
+
+def split(corpus: Corpus, fold: int, validation: bool = False, *, leaky: bool = False) -> Split:
+    """Test on `fold`, train on the others, speaker-independent unless `leaky`.
+
+    With `validation`, two speakers leave the training side: the first man and the first woman
+    counted from the fold after `fold`, or the first two speakers where genders are unknown.
+    """
+    if corpus.problems:
+        raise CorpusError(corpus.name, corpus.problems)
+    if fold not in corpus.folds:
+        wanted = ", ".join(str(known) for known in corpus.folds)
+        raise ValueError(f"fold {fold} of corpus {corpus.name}: wanted one of {wanted}")
+    rest = tuple(u for u in corpus.utterances if u.fold != fold)
+    pair = _validation_pair(rest, fold) if validation else ()
+    return Split(
+        train=tuple(u for u in rest if u.speaker not in pair),
+        validation=tuple(u for u in rest if u.speaker in pair),
+        test=tuple(u for u in corpus.utterances if u.fold == fold),
+        leaky=leaky,
+    )
+
+
+def _validation_pair(rest: Sequence[Utterance], fold: int) -> tuple[str, str]:
+    """Return the two validation speakers out of the training folds `rest`."""
+    after = sorted(rest, key=lambda u: (u.fold <= fold, u.fold, u.speaker))
+    genders = {u.speaker: u.gender for u in after}  # in the order of the folds after `fold`
+    if len(genders) < 3:
+        raise ValueError(
+            f"validation for fold {fold}: {len(genders)} training speakers, wanted 3 or more "
+            "(two validate, one trains); go on without a validation pair"
+        )
+    first: dict[str, str] = {}  # gender -> its first speaker
+    for who, gender in genders.items():
+        first.setdefault(gender, who)
+    known = "male" in first and "female" in first
+    return (first["male"], first["female"]) if known else tuple(genders)[:2]
+
+
 def load(args: argparse.Namespace) -> tuple[Corpus, dict[str, Segments]]:
     """Corpus and its segments: "train", "test" and, if wanted, "validation"."""
-    corpus = None if args.packed else read_corpus(args)
-    if fault := unwritable(args.out):
-        if args.skip_bad or corpus is None:
-            raise CorpusError(args.out.name, [fault])  # nothing that could be skipped
-        corpus = replace(corpus, problems=(*corpus.problems, fault))
-    if corpus is None:
-        return cut(*unpack(args.packed), args)
-    corpus, frames = load_frames(
-        corpus, args.cache, skip_bad=args.skip_bad, progress=not args.quiet
-    )
-    return cut(corpus, frames, args)
+    return cut(*read(args, unwritable(args.out)), args)
 
 
 def read_corpus(args: argparse.Namespace) -> Corpus:
-    """Read the corpus that the flags name."""
+    """Read the names and tables of the corpus that the flags name."""
     if args.ravdess:
         return load_ravdess(args.ravdess)
     if args.iemocap:
         return load_iemocap(args.iemocap, part=args.part)
     return load_manifest(args.manifest)
+
+
+def read(args: argparse.Namespace, fault: str = "") -> tuple[Corpus, Frames]:
+    """Read the corpus that the flags name and its static MFCC, or list all that is wrong.
+
+    A `fault` found elsewhere heads the list; it is nothing that could be skipped.
+    """
+    if fault and (args.packed or args.skip_bad):
+        raise CorpusError("this run", [fault])
+    if args.packed:
+        return unpack(args.packed)
+    corpus = read_corpus(args)
+    if fault:
+        corpus = replace(corpus, problems=(*corpus.problems, fault))
+    return load_frames(corpus, args.cache, skip_bad=args.skip_bad, progress=not args.quiet)
 
 
 def cut(

@@ -7,11 +7,8 @@ share of a clip's ten nearest neighbours, in standardised features, that share i
 """
 
 import argparse
-import gzip
-import json
-import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +19,12 @@ from sklearn.neighbors import NearestNeighbors
 from sklearn.preprocessing import StandardScaler
 
 from examples.ser import options
-from examples.ser.data import cut, read_corpus
-from examples.ser.features import Segments, load_frames
+from examples.ser.corpora import Corpus, Utterance
+from examples.ser.data import cut, read
+from examples.ser.features import Frames, Segments
 from examples.ser.figures import draw_embeddings
-from examples.ser.macnn import MACNN
 from examples.ser.report import git_commit, provenance, write_csv
-from examples.ser.reproduce import GRID, OURS, Cell
+from examples.ser.reproduce import GRID, OURS, read_cells, trained
 
 RESULTS = Path(__file__).parent / "results"
 NEIGHBOURS = 10
@@ -50,18 +47,14 @@ def purity(points: np.ndarray, group: Sequence[str]) -> float:
 
 
 @torch.no_grad()
-def embed(cell: Cell, args: argparse.Namespace) -> tuple[np.ndarray, np.ndarray, list[Any]]:
-    """Return the input and the embedding of the cell's test clips, and the clips."""
-    record = json.loads(gzip.decompress((args.grid / f"{cell.name}.json.gz").read_bytes()))
-    _, _, _, *argv = shlex.split(record["run"]["command"])  # python -m examples.ser.train ...
-    flags = options.parse(argv)
-    corpus, frames = load_frames(read_corpus(args), args.cache)
+def embed(
+    record: Mapping[str, Any], folder: Path, corpus: Corpus, frames: Frames
+) -> tuple[np.ndarray, np.ndarray, list[Utterance]]:
+    """Return the input and the embedding of a cell's test clips, and the clips."""
+    flags, net = trained(record, folder)
     corpus, data = cut(corpus, frames, flags)
     test = data["test"]
-    net = MACNN(len(corpus.labels), attention=flags.attention)
-    state = torch.load(args.runs / cell.name / "checkpoint.pt", weights_only=True)
-    net.load_state_dict(state["model"])
-    made = torch.cat([net.eval().embed(x) for x in test.x.split(256)])
+    made = torch.cat([net.embed(x) for x in test.x.split(256)])
     clips = [corpus.utterances[i] for i in test.utterance.unique().tolist()]
     return clip_means(test.x.flatten(1), test), clip_means(made, test), clips
 
@@ -70,25 +63,26 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Draw the three panels and write their row."""
     argv = sys.argv[1:] if argv is None else list(argv)
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    which = parser.add_mutually_exclusive_group(required=True)
-    which.add_argument("--ravdess", type=Path, metavar="ROOT")
-    which.add_argument("--manifest", type=Path, metavar="CSV")
+    options.add_corpus(parser)
     parser.add_argument("--fold", type=int, default=0)
     parser.add_argument("--seed", type=int, default=987654)
     parser.add_argument("--runs", type=Path, default=Path("runs/grid"))
-    parser.add_argument("--cache", type=Path, default=Path("runs/cache"))
     parser.add_argument("--grid", type=Path, default=GRID)
     parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args(argv)
-    args.iemocap = None
-    cells = [Cell.parse(path.name.removesuffix(".json.gz")) for path in args.grid.glob("*.json.gz")]
+    corpus, frames = read(args)
     points: dict[str, np.ndarray] = {}
     for variant in OURS:
         want = ("speaker", variant, args.fold, args.seed)
-        found = [c for c in cells if (c.protocol, c.variant, c.fold, c.seed) == want]
+        found = [
+            (cell, record) for cell, record in read_cells(args.grid).values()
+            if (cell.protocol, cell.variant, cell.fold, cell.seed) == want
+        ]  # fmt: skip
         if not found:
             raise SystemExit(f"no cell {want} in {args.grid}; run examples.ser.reproduce first")
-        points["input"], points[variant], clips = embed(found[0], args)
+        cell, record = found[0]
+        folder = args.runs / cell.name
+        points["input"], points[variant], clips = embed(record, folder, corpus, frames)
     facts = {"fold": args.fold, "neighbours": NEIGHBOURS, "commit": git_commit()}
     facts |= provenance("embedding", argv, args.seed, torch.device("cpu"))
     labels, speakers = ([getattr(clip, key) for clip in clips] for key in ("label", "speaker"))

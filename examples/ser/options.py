@@ -8,7 +8,7 @@ from typing import Any
 from examples.ser.data import PROTOCOLS
 from examples.ser.features import Standardizer
 from examples.ser.iemocap import PARTS
-from examples.ser.macnn import ATTENTION, CHANNELS, HEADS, PADDING
+from examples.ser.macnn import ATTENTION, CHANNELS, HEADS, MACNN, PADDING
 
 PRESETS: dict[str, dict[str, Any]] = {
     # Section 3.2 to the letter: constant rate, no validation, the last epoch counts.
@@ -31,13 +31,8 @@ SCHEDULES = ("constant", "cosine", "onecycle")
 FREE = ("out", "ravdess", "iemocap", "packed", "manifest", "cache", "device", "threads", "quiet")
 
 
-def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Read the flags; a preset sets what is not given."""
-    parser = argparse.ArgumentParser(
-        prog="python -m examples.ser.train",
-        description="Train MACNN on one fold of a corpus.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+def add_corpus(parser: argparse.ArgumentParser) -> Any:
+    """Add the flags that `data.read` reads, and return their group."""
     group = parser.add_argument_group("corpus")
     which = group.add_mutually_exclusive_group(required=True)
     which.add_argument("--ravdess", type=Path, metavar="ROOT", help="folder with Actor_01..24")
@@ -45,12 +40,32 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     which.add_argument("--packed", type=Path, metavar="NPZ", help="of examples.ser.packed")
     which.add_argument("--manifest", type=Path, metavar="CSV", help="path,label,speaker[,fold...]")
     group.add_argument("--part", choices=PARTS, default="all", help="of IEMOCAP")
+    group.add_argument("--skip-bad", action="store_true", help="leave bad clips out, and say so")
+    group.add_argument("--cache", type=Path, default=Path("runs/cache"), help="features go here")
+    group.add_argument("--quiet", action="store_true", help="no progress bars")
+    return group
+
+
+def network(args: argparse.Namespace, num_classes: int) -> MACNN:
+    """Return the network that the flags describe, untrained."""
+    return MACNN(
+        num_classes, attention=args.attention, places=args.places, head=args.head,
+        padding=args.padding,
+    )  # fmt: skip
+
+
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the flags; a preset sets what is not given."""
+    parser = argparse.ArgumentParser(
+        prog="python -m examples.ser.train",
+        description="Train MACNN on one fold of a corpus.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    group = add_corpus(parser)
     group.add_argument(
         "--protocol", choices=PROTOCOLS, default="speaker", help="what folds keep apart"
     )
     group.add_argument("--fold", type=int, default=0, help="the fold to test on")
-    group.add_argument("--skip-bad", action="store_true", help="leave bad clips out, and say so")
-    group.add_argument("--cache", type=Path, default=Path("runs/cache"), help="features go here")
     group = parser.add_argument_group("features")
     group.add_argument("--normalize", choices=Standardizer.MODES, default="train")
     group.add_argument("--tail", choices=("pad", "drop"), default="pad", help="last window")
@@ -90,7 +105,6 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     group.add_argument("--out", type=Path, required=True, help="folder of this run")
     group.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     group.add_argument("--threads", type=int, help="CPU threads; torch's default when not given")
-    group.add_argument("--quiet", action="store_true", help="no progress bars")
     args = parser.parse_args(argv)
     for key, value in (DEFAULTS | PRESETS[args.preset]).items():
         if getattr(args, key) is None:

@@ -11,18 +11,23 @@ skipped; what was stopped goes on where it was; a cell that another process work
 import argparse
 import gzip
 import itertools
+import json
 import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import torch
 from filelock import FileLock, Timeout
+from torch import nn
 from tqdm import tqdm
 
+from examples.ser import options
 from examples.ser.options import AUGMENT, PRESETS
 
 GRID = Path(__file__).parent / "results" / "grid"
@@ -171,17 +176,35 @@ def run(cell: Cell, args: argparse.Namespace) -> str:
                 code = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT).returncode
             if code:
                 return f"FAILED, see {folder / 'log.txt'}"
-            compress((folder / "predictions.json").read_bytes(), done)
+            write_cell((folder / "predictions.json").read_bytes(), done)
             return "done"
     except Timeout:
         return "left to another process"
 
 
-def compress(content: bytes, target: Path) -> None:
+def write_cell(content: bytes, target: Path) -> None:
     """Write beside and rename, without a time stamp: equal content gives equal bytes."""
     partial = target.with_suffix(".tmp")
     partial.write_bytes(gzip.compress(content, mtime=0))
     partial.replace(target)
+
+
+def read_cells(folder: Path) -> dict[Path, tuple[Cell, dict[str, Any]]]:
+    """Read every cell that is done: its file, what it is and what it holds."""
+    return {
+        path: (Cell.parse(path.name.removesuffix(".json.gz")),
+               json.loads(gzip.decompress(path.read_bytes())))
+        for path in sorted(folder.glob("*.json.gz"))
+    }  # fmt: skip
+
+
+def trained(record: Mapping[str, Any], folder: Path) -> tuple[argparse.Namespace, nn.Module]:
+    """Return the flags and the trained network of a cell whose checkpoint lies in `folder`."""
+    _, _, _, *argv = shlex.split(record["run"]["command"])  # python -m examples.ser.train ...
+    args = options.parse(argv)
+    net = options.network(args, len(record["labels"]))
+    net.load_state_dict(torch.load(folder / "checkpoint.pt", weights_only=True)["model"])
+    return args, net.eval()
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -5,8 +5,6 @@ results/table*.csv, results/protocol.csv and the pictures, the paper's numbers b
 """
 
 import csv
-import gzip
-import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +19,7 @@ from examples.ser import figures
 from examples.ser.calibration import calibration, draw_calibration
 from examples.ser.evaluate import confusion, scores
 from examples.ser.report import write_csv
-from examples.ser.reproduce import FOLDS, GRID, OURS, TABLES, Cell
+from examples.ser.reproduce import FOLDS, GRID, OURS, TABLES, Cell, read_cells
 from examples.ser.statistics import compare, holm, join_runs
 
 RESULTS = Path(__file__).parent / "results"
@@ -88,11 +86,10 @@ def read(path: Path) -> list[dict[str, str]]:
 def read_grid(folder: Path) -> Grid:
     """Read every cell."""
     found = defaultdict(list)
-    for path in sorted(folder.glob("*.json.gz")):
-        cell = Cell.parse(path.name.removesuffix(".json.gz"))
+    for cell, record in read_cells(folder).values():
         budget = f"{cell.preset}{cell.epochs}-{cell.precision}"
         key = (cell.corpus, cell.protocol, budget, cell.variant)
-        found[key].append((cell, json.loads(gzip.decompress(path.read_bytes()))))
+        found[key].append((cell, record))
     return {key: Runs(runs[0][0], tuple(r for _, r in runs)) for key, runs in found.items()}
 
 

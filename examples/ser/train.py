@@ -32,8 +32,7 @@ from examples.ser.corpora import CorpusError
 from examples.ser.data import load
 from examples.ser.evaluate import scores, utterance_posteriors
 from examples.ser.features import Segments
-from examples.ser.macnn import MACNN
-from examples.ser.options import FREE, parse
+from examples.ser.options import FREE, network, parse
 from examples.ser.report import git_commit, provenance, write_results
 from icasa import (
     AAM,
@@ -195,10 +194,7 @@ def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
     seed_everything(args.seed, verbose=False)
     torch.use_deterministic_algorithms(True)
     torch.backends.cudnn.benchmark = False
-    net = MACNN(
-        len(corpus.labels), attention=args.attention, places=args.places, head=args.head,
-        padding=args.padding,
-    )  # fmt: skip
+    net = network(args, len(corpus.labels))
     if fabric.device.type == "cuda" and many:
         net = nn.SyncBatchNorm.convert_sync_batchnorm(net)
     aam, pairs = None, None

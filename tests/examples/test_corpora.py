@@ -17,8 +17,8 @@ from examples.ser.corpora import (
     load_manifest,
     load_ravdess,
     ravdess_rows,
-    split,
 )
+from examples.ser.data import split
 
 REPO = Path(__file__).parents[2]
 RAVDESS = Path(os.environ.get("ICASA_RAVDESS", REPO.parent / "shared" / "data" / "ravdess"))

@@ -12,7 +12,8 @@ import soundfile
 import soxr
 
 from examples.ser import features
-from examples.ser.corpora import Corpus, CorpusError, Utterance, load_ravdess, ravdess_rows, split
+from examples.ser.corpora import Corpus, CorpusError, Utterance, load_ravdess, ravdess_rows
+from examples.ser.data import split
 from examples.ser.features import (
     ClipError,
     Standardizer,

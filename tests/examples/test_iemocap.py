@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from examples.ser.corpora import CorpusError, Utterance, split
+from examples.ser.corpora import CorpusError, Utterance
+from examples.ser.data import split
 from examples.ser.features import load_frames
 from examples.ser.iemocap import IEMOCAP_COUNTS, IEMOCAP_LABELS, load_iemocap
 

@@ -94,7 +94,7 @@ def test_a_cell_of_another_process_is_left_to_it(tmp_path, trained):
 
 def test_equal_predictions_give_equal_bytes(tmp_path):
     for name in ("a", "b"):
-        reproduce.compress(b"content", tmp_path / f"{name}.gz")
+        reproduce.write_cell(b"content", tmp_path / f"{name}.gz")
     assert (tmp_path / "a.gz").read_bytes() == (tmp_path / "b.gz").read_bytes()
     assert gzip.decompress((tmp_path / "a.gz").read_bytes()) == b"content"
 

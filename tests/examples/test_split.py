@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from examples.ser.corpora import RAVDESS_LABELS, Corpus, Split, Utterance, ravdess_rows, split
+from examples.ser.corpora import RAVDESS_LABELS, Corpus, Utterance, ravdess_rows
+from examples.ser.data import Split, split
 
 
 def clip(name, speaker, fold, gender=""):

@@ -12,7 +12,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from examples.ser.corpora import load_manifest, split
+from examples.ser.corpora import load_manifest
+from examples.ser.data import split
 from examples.ser.features import load_frames
 from examples.ser.synthetic import STYLES, synthesize, write_synthetic
 

@@ -1,0 +1,106 @@
+"""What stands beside the grid: similarity, SVM, degraded speech and embeddings, end to end."""
+
+import numpy as np
+import pytest
+import torch
+
+from examples.ser import embedding, reproduce, robustness, similarity, svm, train
+from examples.ser.degrade import CONDITIONS
+from examples.ser.evaluate import scores
+from examples.ser.reproduce import OURS, Cell, read_cells, write_cell
+from examples.ser.synthetic import write_synthetic
+from examples.ser.tables import read
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    """A synthetic corpus with a grid of its own: both models, one fold, one epoch."""
+    root = tmp_path_factory.mktemp("references")
+    source = ["--manifest", str(write_synthetic(root / "corpus", per_class=8)), "--quiet"]
+    source += ["--cache", str(root / "cache")]
+    (root / "grid").mkdir()
+    for variant in OURS:
+        cell = Cell("synthetic", "speaker", variant, 0, 1, "onecycle", 1, "32-true")
+        out = root / "runs" / cell.name
+        run = ["--out", str(out), "--threads", "1", "--device", "cpu", "--batch-size", "4"]
+        train.main([*cell.flags(), *source, *run])
+        write_cell((out / "predictions.json").read_bytes(), root / "grid" / f"{cell.name}.json.gz")
+    return root, source
+
+
+def test_a_trained_cell_comes_back_as_it_was(corpus):
+    root, _ = corpus
+    for cell, record in read_cells(root / "grid").values():
+        args, net = reproduce.trained(record, root / "runs" / cell.name)
+        state = torch.load(root / "runs" / cell.name / "checkpoint.pt", weights_only=True)["model"]
+        assert (args.fold, args.seed) == (0, 1)
+        assert not net.training
+        assert all(torch.equal(value, state[name]) for name, value in net.state_dict().items())
+
+
+def test_degraded_speech_is_scored_once_and_clean_speech_as_in_training(corpus):
+    root, source = corpus
+    flags = [*source, "--runs", str(root / "runs"), "--grid", str(root / "grid")]
+    robustness.main(flags)
+    for _, record in read_cells(root / "grid").values():
+        labels = record["labels"]
+        y = np.array([labels.index(clip["label"]) for clip in record["utterances"]])
+        found = {c: np.array([u[c] for u in record["utterances"]]) for c in (*CONDITIONS, "last")}
+        np.testing.assert_allclose(found["clean"], found["last"], atol=2e-5)
+        assert scores(found["clean"], y, labels)["WA"] == record["rows"][0]["WA"]
+        assert not np.allclose(found["awgn0"], found["clean"], atol=1e-3)
+        assert record["degraded"]["command"].startswith("python -m examples.ser.robustness")
+    before = {path: path.read_bytes() for path in read_cells(root / "grid")}
+    robustness.main(flags)
+    assert before == {path: path.read_bytes() for path in read_cells(root / "grid")}
+
+
+def test_packed_features_cannot_be_degraded(capsys):
+    with pytest.raises(SystemExit):
+        robustness.main(["--packed", "a.npz"])
+    assert "holds no audio" in capsys.readouterr().err
+
+
+def test_embeddings_give_a_row_per_space_and_a_picture(corpus, tmp_path):
+    root, source = corpus
+    flags = ["--runs", str(root / "runs"), "--grid", str(root / "grid"), "--seed", "1"]
+    embedding.main([*source, *flags, "--out", str(tmp_path)])
+    assert [row["space"] for row in read(tmp_path / "figure7.csv")] == ["input", *OURS]
+    assert (tmp_path / "figure7.png").stat().st_size > 1000
+    with pytest.raises(SystemExit, match=r"run examples\.ser\.reproduce first"):
+        embedding.main([*source, *flags, "--fold", "7"])
+
+
+def test_purity_of_separate_and_of_mixed_groups():
+    points = np.repeat(np.eye(3) * 100, 20, axis=0) + np.random.default_rng(0).normal(size=(60, 3))
+    groups = np.repeat(["a", "b", "c"], 20)
+    assert embedding.purity(points, groups) == 100
+    assert embedding.purity(points, np.tile(["a", "b", "c"], 20)) < 50
+
+
+def test_the_svm_has_a_row_per_protocol_and_fold_and_beats_chance(corpus, tmp_path, monkeypatch):
+    _, source = corpus
+    monkeypatch.setattr(svm, "RESULTS", tmp_path)
+    svm.main([*source, "--out", str(tmp_path)])
+    rows = read(tmp_path / "svm.csv")
+    assert {row["protocol"] for row in rows} == set(svm.PROTOCOLS)
+    assert len(rows) % len(svm.PROTOCOLS) == 0
+    assert np.mean([float(row["WA"]) for row in rows]) > 40  # four classes
+
+
+def test_similarity_counts_the_pairs_that_it_admits(corpus, tmp_path):
+    _, source = corpus
+    similarity.main([*source, "--out", str(tmp_path / "t.csv")])
+    rows = read(tmp_path / "t.csv")
+    assert len(rows) == len(similarity.REPRESENTATIONS) * len(similarity.THRESHOLDS)
+    for start in range(0, len(rows), len(similarity.THRESHOLDS)):
+        group = rows[start : start + len(similarity.THRESHOLDS)]
+        shares = [float(row["pair share"]) for row in group]
+        assert shares == sorted(shares, reverse=True)
+        assert [row["paper label match"] for row in group] == [
+            "52.3",
+            "60.8",
+            "68.7",
+            "75.4",
+            "82.1",
+        ]
