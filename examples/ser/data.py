@@ -21,9 +21,18 @@ from examples.ser.corpora import (
     load_manifest,
     load_ravdess,
 )
-from examples.ser.features import Frames, Segments, Standardizer, load_frames, make_segments
+from examples.ser.features import (
+    MFCC_39,
+    FeatureSet,
+    Frames,
+    Segments,
+    Standardizer,
+    load_frames,
+    make_segments,
+)
 from examples.ser.iemocap import load_iemocap
 from examples.ser.packed import unpack
+from examples.ser.prosody import FEATURES
 
 PROTOCOLS = ("speaker", "leaky-utterance", "leaky-segment")
 SPLIT_SEED = 0  # of the leaky protocols' random folds, the same for every model and seed
@@ -93,7 +102,7 @@ def _validation_pair(rest: Sequence[Utterance], fold: int) -> tuple[str, str]:
 
 def load(args: argparse.Namespace) -> tuple[Corpus, dict[str, Segments]]:
     """Corpus and its segments: "train", "test" and, if wanted, "validation"."""
-    return cut(*read(args, unwritable(args.out)), args)
+    return cut(*read(args, unwritable(args.out), FEATURES[args.features]), args)
 
 
 def read_corpus(args: argparse.Namespace) -> Corpus:
@@ -105,26 +114,30 @@ def read_corpus(args: argparse.Namespace) -> Corpus:
     return load_manifest(args.manifest)
 
 
-def read(args: argparse.Namespace, fault: str = "") -> tuple[Corpus, Frames]:
-    """Read the corpus that the flags name and its static MFCC, or list all that is wrong.
+def read(
+    args: argparse.Namespace, fault: str = "", features: FeatureSet = MFCC_39
+) -> tuple[Corpus, Frames]:
+    """Read the corpus that the flags name and its frames, or list all that is wrong.
 
     A `fault` found elsewhere heads the list; it is nothing that could be skipped.
     """
     if fault and (args.packed or args.skip_bad):
         raise CorpusError("this run", [fault])
     if args.packed:
-        return unpack(args.packed)
+        return unpack(args.packed, features.name)
     corpus = read_corpus(args)
     if fault:
         corpus = replace(corpus, problems=(*corpus.problems, fault))
-    return load_frames(corpus, args.cache, skip_bad=args.skip_bad, progress=not args.quiet)
+    return load_frames(
+        corpus, args.cache, skip_bad=args.skip_bad, progress=not args.quiet, features=features
+    )
 
 
 def cut(
     corpus: Corpus, frames: Frames, args: argparse.Namespace
 ) -> tuple[Corpus, dict[str, Segments]]:
     """Split by the protocol and cut segments."""
-    standardizer = Standardizer(args.normalize)
+    standardizer = Standardizer(args.normalize, FEATURES[args.features])
     if args.protocol == "leaky-segment":
         return _segment_folds(corpus, frames, standardizer, args)
     if args.protocol == "leaky-utterance":

@@ -1,8 +1,9 @@
-"""Features: static MFCC once per utterance (cached), then 39 x 200 segments of 2 s (Algorithm 2).
+"""Features: frames once per utterance (cached), then standardised segments (Algorithm 2).
 
-Frame i of an utterance covers samples 160 i to 160 i + 399 at 16 kHz (no centring), so the static
-frames of a 2 s segment that starts on a frame are a slice of the utterance's, and nothing is
-extracted twice. Deltas are taken per segment, as if its wave had been cut out first.
+The paper's are 39 MFCC in segments of 2 s, 39 x 200. Frame i of an utterance covers samples 160 i
+to 160 i + 399 at 16 kHz (no centring), so the static frames of a 2 s segment that starts on a frame
+are a slice of the utterance's, and nothing is extracted twice. Deltas are taken per segment, as if
+its wave had been cut out first.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import os
 import re
 import tempfile
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -31,12 +32,9 @@ from examples.ser.corpora import Corpus, Utterance
 MFCC = {"n_mfcc": 13, "n_mels": 26}
 FRAMING = {"n_fft": 400, "win_length": 400, "hop_length": 160, "window": "hamming"}  # 25 and 10 ms
 FRAMES_PER_S = SAMPLE_RATE // 160
-COEFFICIENTS = 39  # 13 static, 13 delta, 13 delta-delta
-WIDTH = 200  # frames of a segment, of which
-WINDOW = 198  # are full within 2 s; the paper zero-pads to 200
 DELTA_WIDTH = 9  # frames
 
-Frames = dict[str, np.ndarray]  # utterance id -> static MFCC (13, F) float32
+Frames = dict[str, np.ndarray]  # utterance id -> frames (K, F) float32, as a FeatureSet extracts
 
 
 def mfcc(signal: np.ndarray) -> np.ndarray:
@@ -47,6 +45,33 @@ def mfcc(signal: np.ndarray) -> np.ndarray:
     # top_db=None: a floor below the utterance's loudest frame would tie all frames together.
     decibel = librosa.power_to_db(power, ref=1.0, amin=1e-10, top_db=None)
     return librosa.feature.mfcc(S=decibel, n_mfcc=MFCC["n_mfcc"]).astype(np.float32)
+
+
+def add_deltas(static: np.ndarray) -> np.ndarray:
+    """Append delta and delta-delta: (..., 13, F) -> (..., 39, F), 9 frames wide, edges repeated."""
+    orders = [
+        librosa.feature.delta(static, width=DELTA_WIDTH, order=order, mode="nearest")
+        for order in (1, 2)
+    ]
+    return np.concatenate([static, *orders], axis=-2)
+
+
+@dataclass(frozen=True)
+class FeatureSet:
+    """What is taken of a clip, and how long its segments are."""
+
+    name: str
+    extract: Callable[[np.ndarray], np.ndarray]  # signal (n,) at 16 kHz -> frames (K, F) float32
+    parameters: Sequence[object]  # what the frames follow from, fit for JSON
+    kept: int  # K, coefficients of a frame that are cached
+    complete: Callable[[np.ndarray], np.ndarray]  # (..., K, F) -> (..., rows, F)
+    rows: int  # of a segment
+    window: int  # frames that a segment spans
+    width: int  # frames of a segment, zero after the window
+
+
+# 13 static, 13 delta, 13 delta-delta; 198 frames are full within 2 s, the paper zero-pads to 200.
+MFCC_39 = FeatureSet("mfcc", mfcc, (MFCC, FRAMING), 13, add_deltas, 39, 198, 200)
 
 
 class Reader(Protocol):
@@ -67,8 +92,9 @@ def load_frames(
     skip_bad: bool = False,
     progress: bool = True,
     reader: Reader | None = None,
+    features: FeatureSet = MFCC_39,
 ) -> tuple[Corpus, Frames]:
-    """Check every clip and return the settled corpus and its static MFCC, from the cache if warm.
+    """Check every clip and return the settled corpus and its frames, from the cache if warm.
 
     A cold run reads each clip once, for the check and the features together. A warm one reads no
     audio: the findings of the check are cached too. Any change of a file or parameter is cold.
@@ -77,12 +103,12 @@ def load_frames(
     Raises:
         CorpusError: problems of names, tables and audio, all in one list (not with `skip_bad`).
     """
-    path = _cache_path(corpus, Path(cache), reader)
+    path = _cache_path(corpus, Path(cache), reader, features)
     if path.exists():
         with np.load(path) as file:
             table = dict(file)
     else:
-        table = _extract(corpus.utterances, progress, reader)
+        table = _extract(corpus.utterances, progress, reader, features)
         _write(path, table)
     ends = np.cumsum(table["lengths"])
     frames, found, bad = {}, [], []
@@ -96,7 +122,7 @@ def load_frames(
     return replace(corpus, notes=corpus.notes + _audio_notes(table)), frames
 
 
-def _cache_path(corpus: Corpus, cache: Path, reader: Reader | None) -> Path:
+def _cache_path(corpus: Corpus, cache: Path, reader: Reader | None, features: FeatureSet) -> Path:
     """Say where the features of these very files lie; the folder is made and must be writable."""
     try:
         cache.mkdir(parents=True, exist_ok=True)
@@ -107,30 +133,31 @@ def _cache_path(corpus: Corpus, cache: Path, reader: Reader | None) -> Path:
     stats = [(clip.id, clip.path.stat()) for clip in corpus.utterances]
     files = [(clip, stat.st_size, stat.st_mtime_ns) for clip, stat in stats]
     limits = [SAMPLE_RATE, SHORTEST, SILENCE, librosa.__version__, soxr.__version__]
-    key = json.dumps([MFCC, FRAMING, limits, files, *([reader.key] if reader else [])])
+    settings = [*features.parameters, limits, files, *([reader.key] if reader else [])]
+    key = json.dumps(settings)
     name = re.sub(r"\W", "_", corpus.name)
     return cache / f"{name}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.npz"
 
 
 def _extract(
-    clips: Sequence[Utterance], progress: bool, reader: Reader | None
+    clips: Sequence[Utterance], progress: bool, reader: Reader | None, features: FeatureSet
 ) -> dict[str, np.ndarray]:
-    """Read each clip once: its static MFCC, or its fault, and what the notes report."""
+    """Read each clip once: its frames, or its fault, and what the notes report."""
     static, faults, facts = [], [], []
-    for clip in tqdm(clips, desc="MFCC", unit="clip", disable=None if progress else True):
+    for clip in tqdm(clips, desc=features.name, unit="clip", disable=None if progress else True):
         try:
             audio = reader(clip) if reader else read_clip(clip.path)
         except ClipError as error:
-            static.append(np.zeros((MFCC["n_mfcc"], 0), np.float32))
+            static.append(np.zeros((features.kept, 0), np.float32))
             faults.append(str(error))
             facts.append((0, 0, 0.0))
         else:
-            static.append(mfcc(audio.signal))
+            static.append(features.extract(audio.signal))
             faults.append("")
             facts.append((audio.rate, audio.channels, audio.seconds))
     rate, channels, seconds = (np.array(column) for column in zip(*facts, strict=True))
     return {
-        "static": np.concatenate(static, axis=1),  # (13, all frames)
+        "static": np.concatenate(static, axis=1),  # (K, all frames)
         "lengths": np.array([block.shape[1] for block in static]),
         "faults": np.array(faults),
         "ids": np.array([clip.id for clip in clips]),
@@ -165,36 +192,29 @@ def _audio_notes(table: dict[str, np.ndarray]) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def segment_starts(frames: int, stride_s: float, tail: str = "pad") -> np.ndarray:
-    """Return the first frames (S,) of the 2 s windows over an utterance of `frames` frames.
+def segment_starts(
+    frames: int, stride_s: float, tail: str = "pad", window: int = MFCC_39.window
+) -> np.ndarray:
+    """Return the first frames (S,) of the windows over an utterance of `frames` frames.
 
     A window starts every `stride_s` seconds until one reaches the end. The last may run past it:
     ``tail="pad"`` keeps it with the frames there are, ``"drop"`` does not. An utterance shorter
-    than 2 s always gives one segment.
+    than a window always gives one segment.
     """
     stride = round(stride_s * FRAMES_PER_S)
-    if not 1 <= stride <= WINDOW:
-        raise ValueError(f"stride {stride_s} s: wanted 0.01 to {WINDOW / FRAMES_PER_S} s")
+    if not 1 <= stride <= window:
+        raise ValueError(f"stride {stride_s} s: wanted 0.01 to {window / FRAMES_PER_S} s")
     if tail not in {"pad", "drop"}:
         raise ValueError(f"tail {tail!r}: wanted 'pad' or 'drop'")
     if frames < 1:
         raise ValueError(f"{frames} frames: wanted 1 or more; the clip is too short")
-    beyond = max(0, frames - WINDOW)
+    beyond = max(0, frames - window)
     more = -(-beyond // stride) if tail == "pad" else beyond // stride
     return np.arange(more + 1) * stride
 
 
-def add_deltas(static: np.ndarray) -> np.ndarray:
-    """Append delta and delta-delta: (..., 13, F) -> (..., 39, F), 9 frames wide, edges repeated."""
-    orders = [
-        librosa.feature.delta(static, width=DELTA_WIDTH, order=order, mode="nearest")
-        for order in (1, 2)
-    ]
-    return np.concatenate([static, *orders], axis=-2)
-
-
 class Standardizer:
-    """Subtract the mean and divide by the standard deviation of each of the 39 coefficients.
+    """Subtract the mean and divide by the standard deviation of each row of a feature set.
 
     `mode` says whose: "train" (the training utterances), "utterance" or "speaker" (each one's
     own; the latter uses all clips given of a speaker, also of a test speaker, but no label), or
@@ -203,18 +223,19 @@ class Standardizer:
 
     MODES = ("train", "none", "utterance", "speaker")
 
-    def __init__(self, mode: str = "train") -> None:
+    def __init__(self, mode: str = "train", features: FeatureSet = MFCC_39) -> None:
         if mode not in self.MODES:
             raise ValueError(f"normalisation {mode!r}: wanted one of {', '.join(self.MODES)}")
         self.mode = mode
-        self.mean = np.zeros(COEFFICIENTS, np.float32)
-        self.std = np.ones(COEFFICIENTS, np.float32)
+        self.features = features
+        self.mean = np.zeros(features.rows, np.float32)
+        self.std = np.ones(features.rows, np.float32)
         self.fitted_on: frozenset[str] = frozenset()
 
     def fit(self, utterances: Sequence[Utterance], frames: Frames) -> Standardizer:
         """Take the statistics of these training utterances (mode "train"; else there are none)."""
         if self.mode == "train":
-            self.mean, self.std = _moments([frames[u.id] for u in utterances])
+            self.mean, self.std = self._moments([frames[u.id] for u in utterances])
             self.fitted_on = frozenset(u.id for u in utterances)
         return self
 
@@ -227,7 +248,7 @@ class Standardizer:
     def statistics(
         self, utterances: Sequence[Utterance], frames: Frames
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Return the mean and standard deviation (U, 39) to apply to each of the utterances."""
+        """Return the mean and standard deviation (U, rows) to apply to each of the utterances."""
         if self.mode == "train" and not self.fitted_on:
             raise ValueError("standardizer not fitted; call fit(split.train, frames) first")
         if self.mode in {"train", "none"}:
@@ -236,24 +257,23 @@ class Standardizer:
         groups = defaultdict(list)
         for u in utterances:
             groups[getattr(u, key)].append(frames[u.id])
-        moments = {group: _moments(blocks) for group, blocks in groups.items()}
+        moments = {group: self._moments(blocks) for group, blocks in groups.items()}
         chosen = [moments[getattr(u, key)] for u in utterances]
         return np.stack([mean for mean, _ in chosen]), np.stack([std for _, std in chosen])
 
-
-def _moments(blocks: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Return mean and standard deviation (39,) over the frames of some utterances' static MFCC."""
-    values = np.concatenate([add_deltas(block) for block in blocks], axis=1)
-    std = values.std(axis=1, dtype=np.float64)
-    std[std < 1e-6] = 1.0  # a constant coefficient says nothing: leave its zeros alone
-    return values.mean(axis=1, dtype=np.float64).astype(np.float32), std.astype(np.float32)
+    def _moments(self, blocks: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """Return mean and standard deviation (rows,) over the frames of some utterances."""
+        values = np.concatenate([self.features.complete(block) for block in blocks], axis=1)
+        std = values.std(axis=1, dtype=np.float64)
+        std[std < 1e-6] = 1.0  # a constant coefficient says nothing: leave its zeros alone
+        return values.mean(axis=1, dtype=np.float64).astype(np.float32), std.astype(np.float32)
 
 
 @dataclass(frozen=True)
 class Segments:
     """Segments of utterances, ready for the model. S segments."""
 
-    x: Tensor  # (S, 1, 39, 200) float32: coefficient, frame; zero after the valid frames
+    x: Tensor  # (S, 1, rows, width) float32: coefficient, frame; zero after the valid frames
     y: Tensor  # (S,) index in corpus.labels
     utterance: Tensor  # (S,) index in corpus.utterances
     speaker: Tensor  # (S,) index in corpus.speakers
@@ -278,27 +298,28 @@ def make_segments(
     tail: str = "pad",
     held_out: bool = True,
 ) -> Segments:
-    """Cut utterances of `corpus` into standardised 39 x 200 segments, in their order.
+    """Cut utterances of `corpus` into standardised segments, in their order.
 
     `held_out=False` only for the training side: otherwise an utterance that the standardizer was
     fitted on is refused.
     """
     if held_out:
         standardizer.check_held_out(utterances)
+    features = standardizer.features
     mean, std = standardizer.statistics(utterances, frames)
     owner, windows = [], defaultdict(list)  # valid frames -> [(segment, static window)]
     for i, u in enumerate(utterances):
-        for start in segment_starts(frames[u.id].shape[1], stride_s, tail):
-            window = frames[u.id][:, start : start + WINDOW]
+        for start in segment_starts(frames[u.id].shape[1], stride_s, tail, features.window):
+            window = frames[u.id][:, start : start + features.window]
             windows[window.shape[1]].append((len(owner), window))
             owner.append(i)
     # DIFF: Algorithm 2 zero-pads the wave; digital silence would be -100 dB in every mel band, an
     # outlier. We pad after standardisation, where zero is the mean ("none": a literal zero).
-    x = np.zeros((len(owner), 1, COEFFICIENTS, WIDTH), np.float32)
+    x = np.zeros((len(owner), 1, features.rows, features.width), np.float32)
     owners, valid = np.array(owner), np.zeros(len(owner), np.int64)
     for length, group in windows.items():
         index = np.array([segment for segment, _ in group])
-        block = add_deltas(np.stack([window for _, window in group]))
+        block = features.complete(np.stack([window for _, window in group]))
         scaled = (block - mean[owners[index], :, None]) / std[owners[index], :, None]
         x[index, 0, :, :length] = scaled
         valid[index] = length

@@ -1,10 +1,10 @@
-"""A corpus in one small file: its names and static MFCC, for a machine that lacks the clips.
+"""A corpus in one small file: its names and frames, for a machine that lacks the clips.
 
     python -m examples.ser.packed --ravdess path/to/ravdess --out ravdess.npz
     python -m examples.ser.reproduce --packed ravdess.npz --table 8
 
-RAVDESS takes 14 MB, as its frames are kept in half precision: rows from it say `--packed`. The file
-holds features of the clips and falls under their licence.
+The MFCC of RAVDESS take 12 MB, as frames are kept in half precision: rows from it say `--packed`.
+The file holds features of the clips and falls under their licence.
 """
 
 import argparse
@@ -14,37 +14,41 @@ from pathlib import Path
 import numpy as np
 
 from examples.ser.corpora import Corpus, CorpusError, Utterance, load_manifest, load_ravdess
-from examples.ser.features import Frames, load_frames
+from examples.ser.features import MFCC_39, Frames, load_frames
+from examples.ser.prosody import FEATURES
 
 FIELDS = ("id", "label", "speaker", "gender", "session")
 
 
-def pack(corpus: Corpus, frames: Frames, path: Path) -> None:
-    """Write the corpus and its frames."""
+def pack(corpus: Corpus, frames: Frames, path: Path, features: str = MFCC_39.name) -> None:
+    """Write the corpus and its frames, which are of the feature set of that name."""
     clips = corpus.utterances
     blocks = [frames[clip.id] for clip in clips]
     np.savez_compressed(
         path,
         name=np.array(corpus.name),
+        features=np.array(features),
         labels=np.array(corpus.labels),
         fold=np.array([clip.fold for clip in clips]),
         lengths=np.array([block.shape[1] for block in blocks]),
-        static=np.concatenate(blocks, axis=1).astype(np.float16),  # (13, all frames)
+        static=np.concatenate(blocks, axis=1).astype(np.float16),  # (K, all frames)
         **{field: np.array([getattr(clip, field) for clip in clips]) for field in FIELDS},
     )
 
 
-def unpack(path: Path) -> tuple[Corpus, Frames]:
+def unpack(path: Path, features: str = MFCC_39.name) -> tuple[Corpus, Frames]:
     """Read what `pack` wrote; the clips' paths are only names.
 
     Raises:
-        CorpusError: no such file, or another one.
+        CorpusError: no such file, another one, or one of other features.
     """
     try:
         with np.load(path) as file:
             table = dict(file)
         columns = [table[field].tolist() for field in (*FIELDS, "fold")]
         ends, static = np.cumsum(table["lengths"]), table["static"].astype(np.float32)
+        if table["features"] != features:
+            raise ValueError(f"wanted {features} features, got {table['features']}")
     except (OSError, ValueError, KeyError) as error:
         fault = f"{path}: is no packed corpus ({error!r}); write it by examples.ser.packed"
         raise CorpusError("packed", [fault]) from error
@@ -63,11 +67,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--ravdess", type=Path, metavar="ROOT")
     which.add_argument("--manifest", type=Path, metavar="CSV")
+    parser.add_argument("--features", choices=FEATURES, default=MFCC_39.name)
     parser.add_argument("--cache", type=Path, default=Path("runs/cache"))
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args(argv)
     corpus = load_ravdess(args.ravdess) if args.ravdess else load_manifest(args.manifest)
-    pack(*load_frames(corpus, args.cache), args.out)
+    corpus, frames = load_frames(corpus, args.cache, features=FEATURES[args.features])
+    pack(corpus, frames, args.out, args.features)
     print(f"{args.out}: {len(corpus.utterances)} clips, {args.out.stat().st_size / 1e6:.1f} MB")
 
 

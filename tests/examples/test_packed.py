@@ -41,3 +41,9 @@ def test_another_file_is_refused(tmp_path):
     for name in ("a.npz", "b.npz"):
         with pytest.raises(CorpusError, match=r"is no packed corpus .* examples\.ser\.packed"):
             packed.unpack(tmp_path / name)
+
+
+def test_other_features_are_refused(manifest, tmp_path):
+    packed.pack(*load_frames(load_manifest(manifest), tmp_path), tmp_path / "a.npz")
+    with pytest.raises(CorpusError, match="wanted prosody features, got mfcc"):
+        packed.unpack(tmp_path / "a.npz", "prosody")
