@@ -84,7 +84,8 @@ def draw_protocols(rows: Sequence[dict[str, Any]], chance: float, path: Path) ->
     """Weighted accuracy by what leaks from training into test, a bar per model."""
     leaks = list(dict.fromkeys(row["leak"] for row in rows))
     models = list(dict.fromkeys(row["model"] for row in rows))
-    figure, axes = plt.subplots(figsize=(8, 4.2), layout="constrained")
+    size = (8, 1 + 0.18 * len(models) * len(leaks))
+    figure, axes = plt.subplots(figsize=size, layout="constrained")
     height = 0.8 / len(models)
     for n, model in enumerate(models):
         found = {row["leak"]: row for row in rows if row["model"] == model}

@@ -28,13 +28,14 @@ from torch import nn
 from tqdm import tqdm
 
 from examples.ser import options
-from examples.ser.options import AUGMENT, PRESETS
+from examples.ser.options import PRESETS
 
 GRID = Path(__file__).parent / "results" / "grid"
 FOLDS = {"ravdess": range(6), "iemocap": range(5)}
 ATTENTIONS = ("none", "sa", "ica", "icasa", "eca", "cbam", "se", "ca")
 THRESHOLDS = (0.1, 0.3, 0.5, 0.7, 0.9)
 ALPHAS = (1, 2, 3, 5)
+AUGMENT = ("crop", "spec-augment", "mixup")  # of Table 9
 VARIANTS = {
     "none": ["--attention", "none"],
     "icasa": ["--attention", "icasa"],

@@ -2,12 +2,13 @@
 
     python -m examples.ser.svm --ravdess path/to/ravdess
 
-Mean, standard deviation, minimum and maximum of the 39 coefficients over a segment's valid frames,
+Mean, standard deviation, minimum and maximum of each row of a segment over its valid frames,
 standardised, into an RBF support vector machine with scikit-learn's default C and gamma: nothing is
 tuned. A clip's decision is the mean of its segments', as Algorithm 2 averages posteriors. Writes
 results/svm.csv.
 """
 
+import itertools
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,6 +26,8 @@ from examples.ser.features import Segments
 from examples.ser.report import git_commit, provenance, write_csv
 
 RESULTS = Path(__file__).parent / "results"
+PROSODY = ["--features", "prosody", "--train-stride", "1.6", "--test-stride", "0.8"]
+INPUTS = ([], ["--normalize", "speaker"], PROSODY, [*PROSODY, "--normalize", "speaker"])
 
 
 def statistics(data: Segments) -> np.ndarray:
@@ -53,18 +56,19 @@ def score(train: Segments, test: Segments) -> dict[str, float]:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Score every protocol and fold; the flags are those of `examples.ser.train`."""
+    """Score every input, protocol and fold; the flags are those of `examples.ser.train`."""
     argv = sys.argv[1:] if argv is None else list(argv)
     rows = []
-    for protocol in PROTOCOLS:
-        args = options.parse([*argv, "--protocol", protocol, "--onecycle", "--out", "runs/svm"])
+    for kind, protocol in itertools.product(INPUTS, PROTOCOLS):
+        flags = [*argv, *kind, "--protocol", protocol, "--onecycle", "--out", "runs/svm"]
+        args = options.parse(flags)
         fold, folds = 0, 1
         while fold < folds:
             args.fold = fold
             corpus, data = load(args)
             folds = len(corpus.folds)
-            row = {"corpus": corpus.name, "protocol": protocol, "normalisation": args.normalize}
-            row |= {"fold": fold, "train stride": args.train_stride}
+            row = {"corpus": corpus.name, "protocol": protocol, "features": args.features}
+            row |= {"normalisation": args.normalize, "fold": fold}
             row |= score(data["train"], data["test"])
             print("  ".join(f"{k} {v}" for k, v in row.items()), flush=True)
             facts = provenance("svm", argv, args.seed, torch.device("cpu"))

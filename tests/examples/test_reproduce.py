@@ -99,6 +99,10 @@ def test_equal_predictions_give_equal_bytes(tmp_path):
     assert gzip.decompress((tmp_path / "a.gz").read_bytes()) == b"content"
 
 
-def test_the_presets_reach_the_training_loop():
-    assert set(options.PRESETS) == {"paper", "recommended", "onecycle"}
+def test_a_preset_sets_what_is_not_given():
+    flags = ["--ravdess", "r", "--out", "o"]
+    plain, strong = options.parse(flags), options.parse([*flags, "--strong"])
+    assert (plain.features, plain.network, plain.epochs) == ("mfcc", "macnn", 60)
+    assert (strong.features, strong.network, strong.augment) == ("prosody", "tdnn", ["jitter"])
+    assert options.parse([*flags, "--strong", "--epochs", "3"]).epochs == 3
     assert train.parse is options.parse

@@ -1,0 +1,59 @@
+"""The recipe's table: means over seeds, the ensemble, and gains over what both have run."""
+
+import numpy as np
+import pytest
+
+from examples.ser import strong
+from examples.ser.corpora import RAVDESS_LABELS, ravdess_rows
+from examples.ser.reproduce import Cell
+from examples.ser.tables import Runs
+
+
+def runs(seed, right, folds=range(6)):
+    """Records whose every clip is right with the chance `right`, by dice of the seed."""
+    rng, records = np.random.default_rng(seed), []
+    for fold in folds:
+        clips = []
+        for row in ravdess_rows():
+            if int(row["fold"]) == fold:
+                label = RAVDESS_LABELS.index(row["label"])
+                said = label if rng.random() < right else rng.integers(8)
+                posterior = np.full(8, 0.1) + 0.2 * (np.arange(8) == said)
+                keys = ("id", "label", "speaker", "gender")
+                clips.append({key: row[key] for key in keys} | {"last": posterior.tolist()})
+        run = {"fold": fold, "seed": seed, "commit": "0"}
+        records.append({"labels": RAVDESS_LABELS, "run": run, "utterances": clips})
+    return records
+
+
+def made(*records):
+    cell = Cell("ravdess", "speaker", "none", 0, 1, "strong", 30, "32-true")
+    return Runs(cell, tuple(r for part in records for r in part))
+
+
+def test_a_seed_counts_when_it_has_every_fold():
+    assert set(strong.by_seed(made(runs(1, 0.5), runs(2, 0.5, range(5))))) == {1}
+
+
+def test_seeds_are_averaged_and_their_mean_posterior_is_better():
+    row = strong.accuracy(strong.by_seed(made(runs(1, 0.5), runs(2, 0.5), runs(3, 0.5))))
+    assert row["WA"] == pytest.approx(100 * (0.5 + 0.5 / 8), abs=3)
+    assert 0 < row["WA SD"] < 3
+    assert row["WA of the ensemble"] > row["WA"] + 3
+    reversed_seeds = dict(reversed(strong.by_seed(made(runs(1, 0.5), runs(2, 0.5))).items()))
+    again = strong.by_seed(made(runs(1, 0.5), runs(2, 0.5)))
+    assert strong.accuracy(reversed_seeds) == strong.accuracy(again)
+
+
+def test_clips_are_matched_by_name_between_seeds():
+    first, second = runs(1, 1.0), runs(2, 1.0)
+    for record in second:
+        record["utterances"].reverse()
+    assert strong.accuracy(strong.by_seed(made(first, second)))["WA of the ensemble"] == 100
+
+
+def test_the_gain_is_ours_less_the_baseline():
+    row = strong.difference([made(runs(1, 0.7))], [made(runs(1, 0.4))])
+    assert row["low"] < row["UA gained"] < row["high"]
+    assert row["UA gained"] == pytest.approx(30 * 7 / 8, abs=5)
+    assert row["p"] < 0.05
