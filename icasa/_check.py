@@ -39,6 +39,8 @@ def feature_map(layer: Any, x: Tensor) -> None:
     if torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
         return  # a trace cannot hold a check and would warn of it
     ndim = getattr(layer, "ndim", 2)
+    if x.ndim == ndim + 2 and x.shape[1] == layer.channels and x.is_floating_point():
+        return
     wanted = f"(N, {layer.channels}, {('L', 'H, W', 'D, H, W')[ndim - 1]})"
     got = f"{type(layer).__name__} wants x of shape {wanted}, got {tuple(x.shape)}"
     if x.ndim != ndim + 2:
@@ -53,10 +55,9 @@ def feature_map(layer: Any, x: Tensor) -> None:
             f"{got}; build the layer with channels={x.shape[1]} "
             "or permute the channel axis to dim 1"
         )
-    if not x.is_floating_point():
-        name = type(layer).__name__
-        mend = "take x.real or x.abs()" if x.is_complex() else "call x.float()"
-        raise ValueError(f"{name} wants a floating point x, got {x.dtype}; {mend} first")
+    name = type(layer).__name__
+    mend = "take x.real or x.abs()" if x.is_complex() else "call x.float()"
+    raise ValueError(f"{name} wants a floating point x, got {x.dtype}; {mend} first")
 
 
 def between(name: str, value: float, low: float, high: float) -> float:
