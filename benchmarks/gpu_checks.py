@@ -83,7 +83,10 @@ def check_operator(
     def run(move: Callable[[Tensor], Tensor]) -> list[Tensor]:
         moved = [move(a) if isinstance(a, Tensor) else a for a in arguments]
         out = getattr(OPS, name)(*moved)
-        return [out] if isinstance(out, Tensor) else list(out)
+        out = [out] if isinstance(out, Tensor) else list(out)
+        if name == "moments":  # what mean lost when it was rounded is the body's own
+            out[4] = out[3].double() + out[4]
+        return out
 
     got = run(lambda t: t.to(device))
     same(name, got, run(lambda t: t.to(device)))
@@ -120,7 +123,7 @@ def check_operators(
             check_operator("mix_backward", (g, x, *options), device, (rounded, exact), unit)
         empty = torch.empty(0)
         small = [numbers(N, C, H), numbers(N, C, W)] if axes else [empty, empty]
-        small += [*half[3:], mean] if planes else [empty] * 4
+        small += [*half[3:], mean, 1e-5 * half[0]] if planes else [empty] * 5
         check_operator("moments_backward", (g, x, *small, axes, G), device, (rounded, rounded))
 
 

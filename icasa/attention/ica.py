@@ -122,24 +122,37 @@ class ICA(nn.Module):
 
     def _net(self) -> kernels.Net | None:
         """Say what Eq. 8-10 are made of in evaluation, None if a submodule was replaced."""
-        reduce, norm, act = self.reduce, self.norm, self.act
+        # Read from the dicts: an attribute of a module takes ten times as long.
+        modules: dict[str, Any] = self._modules
+        reduce, norm, act = (modules[name] for name in ("reduce", "norm", "act"))
         if type(reduce) is not DepthwiseSeparableConv or type(act) is not HSwish:
             return None
         C, M, k = self.channels, self.width, self.kernel_size
-        convs = (reduce.depthwise, reduce.pointwise, *self.expand)
-        shapes = ((C, 1, k), (M, C, 1), (C, M, 1), (C, M, 1))
-        for conv, shape in zip(convs, shapes, strict=True):
-            if type(conv) is not nn.Conv1d or conv.weight.shape != shape:
+        convs = (reduce.depthwise, reduce.pointwise, *modules["expand"])
+        tensors: list[Tensor | None] = []
+        for conv, shape in zip(convs, ((C, 1, k), (M, C, 1), (C, M, 1), (C, M, 1)), strict=True):
+            if type(conv) is not nn.Conv1d:
+                return None
+            weight, bias = (conv._parameters.get(name) for name in ("weight", "bias"))
+            if weight is None or weight.shape != shape or conv.padding_mode != "zeros":
                 return None
             if (conv.stride, conv.padding, conv.dilation) != ((1,), (shape[2] // 2,), (1,)):
                 return None
-        tensors = [p for conv in convs for p in (conv.weight, conv.bias)]
+            tensors += (weight, bias)
         if type(norm) is nn.BatchNorm1d and not norm.training:
-            tensors += [norm.weight, norm.bias, norm.running_mean, norm.running_var]
+            tensors += [norm._parameters[name] for name in ("weight", "bias")]
+            tensors += [norm._buffers[name] for name in ("running_mean", "running_var")]
         elif type(norm) is not nn.Identity:
             return None
         eps, widest = getattr(norm, "eps", 0.0), max(self.width, self.kernel_size)
         return kernels.Net(tensors, eps, (reduce, act, norm, *convs), widest)
+
+    def _fused(self, x: Tensor) -> Tensor:
+        y = kernels.attend(x, ica=self._net)
+        if y is not None:
+            return y
+        inner, z_h, z_w, *_ = kernels.moments(x, axes=True)
+        return kernels.mix(inner, **self._from_means(z_h, z_w, x))
 
     def gates(self, x: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, ...]:
         """Attention maps of ``x``: per axis a gate in (0, 1), (N, C, H, 1) then (N, C, 1, W)."""
@@ -150,10 +163,7 @@ class ICA(nn.Module):
         """Weigh ``x`` by the product of its gates (Eq. 11)."""
         feature_map(self, x)
         if kernels.usable(x, lengths, self.fused):
-            inner, *moments = kernels.moments(x, axes=True)
-            gates = kernels.gates(x, moments, coordinate=self._net)
-            gates = gates or self._from_means(moments[0], moments[1], x)
-            return kernels.laid_out_as(x, kernels.mix(inner, **gates))
+            return kernels.laid_out_as(x, self._fused(x))
         y = x
         for gate in self.gates(x, lengths):
             y = y * gate

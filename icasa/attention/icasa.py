@@ -1,5 +1,7 @@
 """ICASA: a learned mix of improved coordinate and shuffle attention (Li et al. 2026)."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -126,26 +128,25 @@ class ICASA(nn.Module):
         """Mix the two branches (Eq. 5)."""
         feature_map(self.ica, x)
         if kernels.usable(x, lengths, self.fused, self.ica, self.sa):
-            return self._fused(x)
+            return kernels.laid_out_as(x, self._fused(x))
         beta = self.beta.to(x.dtype)
         y = beta * self.ica(x, lengths) + (1 - beta) * self.sa(x, lengths)
         return x + y if self.residual else y  # type: ignore[no-any-return]
 
     def _fused(self, x: Tensor) -> Tensor:
         ica, sa = self.ica, self.sa
-        inner, *moments = kernels.moments(x, axes=True, groups=sa.groups)
-        gates = kernels.gates(
-            x, moments, coordinate=ica._net, shuffle=sa._net, groups=sa.groups
-        ) or {**ica._from_means(moments[0], moments[1], x), **sa._from_moments(*moments[2:])}
-        y = kernels.mix(
-            inner,
-            **gates,
-            beta=self.beta,
-            groups=sa.groups,
-            shuffle=sa.shuffle,
-            residual=self.residual,
-        )
-        return kernels.laid_out_as(x, y)
+        options: dict[str, Any] = {
+            "beta": self.beta,
+            "groups": sa.groups,
+            "shuffle": sa.shuffle,
+            "residual": self.residual,
+        }
+        y = kernels.attend(x, ica=ica._net, sa=sa._net, **options)
+        if y is not None:
+            return y
+        inner, z_h, z_w, *moments = kernels.moments(x, axes=True, groups=sa.groups)
+        gates = ica._from_means(z_h, z_w, x) | sa._from_moments(*moments)
+        return kernels.mix(inner, **gates, **options)
 
     def no_weight_decay(self) -> set[str]:
         """Names of beta, the gates' biases and the norms: decay would pull them shut."""

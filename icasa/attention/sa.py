@@ -1,6 +1,6 @@
 """SA: shuffle attention, channel and spatial gates by groups (Zhang and Yang 2021)."""
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -8,6 +8,8 @@ from torch import Tensor, nn
 from icasa import kernels
 from icasa._check import axis_count, feature_map, positive_int
 from icasa.padding import spatial_mean
+
+NAMES = ("weight", "bias")
 
 
 def channel_shuffle(x: Tensor) -> Tensor:
@@ -131,10 +133,13 @@ class SA(nn.Module):
 
     def _net(self) -> kernels.Net:
         """Say what Eq. 13 and 14 are made of; no submodule is called for them."""
-        affine = (self.channel_weight, self.channel_bias, self.spatial_weight, self.spatial_bias)
-        return kernels.Net((*affine, self.norm.weight, self.norm.bias), self.norm.eps)
+        # Read from the dicts: an attribute of a module takes ten times as long.
+        own, norm = self._parameters, cast(nn.GroupNorm, self._modules["norm"])
+        tensors = [own[f"{half}_{name}"] for half in ("channel", "spatial") for name in NAMES]
+        tensors += [norm._parameters[name] for name in NAMES]
+        return kernels.Net(tensors, norm.eps)
 
-    def _from_moments(self, s: Tensor, mean: Tensor, var: Tensor) -> dict[str, Any]:
+    def _from_moments(self, s: Tensor, mean: Tensor, lost: Tensor, var: Tensor) -> dict[str, Any]:
         """Eq. 13 and 14 for the fast path, from plane moments (N, C/2) of each half."""
         gamma, shift, w1, b1, w2, b2 = (
             p.to(s.dtype)
@@ -150,13 +155,21 @@ class SA(nn.Module):
         groups = (s.shape[0], self.groups, len(gamma))
         gate = torch.sigmoid(torch.addcmul(b1, w1, s.view(groups)))
         slope = w2 * gamma * torch.rsqrt(var.view(groups) + self.norm.eps)
-        offset = torch.addcmul(b2, w2, shift).expand(groups)
+        offset = torch.addcmul(b2, w2, shift) - slope * lost.view(groups)  # of x - mean
         return {
             "gate": gate.flatten(1),
             "a": slope.flatten(1),
             "b": offset.flatten(1),
             "mean": mean,
         }
+
+    def _fused(self, x: Tensor) -> Tensor:
+        options: dict[str, Any] = {"groups": self.groups, "shuffle": self.shuffle}
+        y = kernels.attend(x, sa=self._net, **options)
+        if y is not None:
+            return y
+        inner, _, _, *moments = kernels.moments(x, groups=self.groups)
+        return kernels.mix(inner, **self._from_moments(*moments), **options)
 
     def gates(self, x: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, ...]:
         """Attention map of ``x``: one gate in (0, 1) per element, (N, C, H, W), before the shuffle.
@@ -185,11 +198,7 @@ class SA(nn.Module):
         """Gate ``x`` and shuffle its channels."""
         feature_map(self, x)
         if kernels.usable(x, lengths, self.fused):
-            inner, *moments = kernels.moments(x, groups=self.groups)
-            gates = kernels.gates(x, moments, shuffle=self._net, groups=self.groups)
-            gates = gates or self._from_moments(*moments[2:])
-            y = kernels.mix(inner, **gates, groups=self.groups, shuffle=self.shuffle)
-            return kernels.laid_out_as(x, y)
+            return kernels.laid_out_as(x, self._fused(x))
         (gate,) = self.gates(x, lengths)
         y = x * gate
         return channel_shuffle(y) if self.shuffle else y

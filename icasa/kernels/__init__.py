@@ -1,13 +1,14 @@
 """Fast bodies of what ICA, SA and ICASA do to a whole map (N, C, H, W); this is their only door.
 
 A layer takes the moments of x, turns these small tensors into gates by its own submodules, and
-mixes: about 3 passes over x forward and 5.5 backward, and x alone is kept for the backward. `ops`
-says what the operators compute; `cpu` and `triton_ops` are their bodies.
+mixes: about 3 passes over x forward and 5.5 backward, and x alone is kept for the backward. In
+evaluation without gradients all of it is one operator. `ops` says what the operators compute; `cpu`
+and `triton_ops` are their bodies.
 """
 
 import importlib.util
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, TypeGuard
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -20,13 +21,14 @@ from icasa.kernels.ops import WIDEST, statistics_dtype
 OPS = torch.ops.icasa
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 DEVICES = ("cpu", "cuda") if importlib.util.find_spec("triton") else ("cpu",)
+PLAIN = (Tensor, nn.Parameter)  # and no subclass
 WORTHWHILE = 1 << 18  # elements below which the torch calls of `cpu` are no gain
 # Before torch had is_exporting, an export could not be told from a compilation.
 is_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
 
 
 class Net(NamedTuple):
-    """What the operator ``gates`` takes of a layer."""
+    """What the operator ``attend`` takes of a layer."""
 
     tensors: Sequence[Tensor | None]  # parameters and running statistics, in the operator's order
     eps: float  # of the norm
@@ -34,22 +36,27 @@ class Net(NamedTuple):
     widest: int = 0  # most channels and taps that a body has to hold
 
 
+NOTHING = Net((), 0.0)
+
+
 class _Moments(torch.autograd.Function):
     """x itself and its moments: the gradient of ``mix`` comes back through x, to be completed."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, axes: bool, groups: int) -> tuple[Tensor, ...]:
-        z_h, z_w, s, mean, var = OPS.moments(x, axes, groups)
-        ctx.save_for_backward(x, mean)
+        z_h, z_w, s, mean, lost, var = OPS.moments(x, axes, groups)
+        ctx.save_for_backward(x, mean, lost)
         ctx.options = axes, groups
-        return x.view_as(x), z_h, z_w, s, mean, var
+        ctx.mark_non_differentiable(lost)  # its gradient is part of that of mean
+        return x.view_as(x), z_h, z_w, s, mean, lost, var
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        x, mean = ctx.saved_tensors
-        dx, *small = (grad.contiguous() for grad in grads)
-        return OPS.moments_backward(dx, x, *small, mean, *ctx.options), None, None
+        x, mean, lost = ctx.saved_tensors
+        dx, dz_h, dz_w, ds, dmean, _, dvar = (grad.contiguous() for grad in grads)
+        given = dx, x, dz_h, dz_w, ds, dmean, dvar, mean, lost
+        return OPS.moments_backward(*given, *ctx.options), None, None
 
 
 class _Mix(torch.autograd.Function):
@@ -104,7 +111,7 @@ def usable(x: Tensor, lengths: Tensor | None, fused: bool | None, *called: nn.Mo
         from icasa.kernels import triton_ops  # noqa: F401 (registers, and is slow to import)
     if fused or obstacle:
         return not obstacle
-    plain = _plain(x) and x.is_contiguous()
+    plain = type(x) in PLAIN and x.is_contiguous()
     # On CUDA it must be asked for: the Triton bodies ran in its interpreter, on no device yet.
     quick = not x.is_cuda and (cpu.in_c(x) or x.numel() >= WORTHWHILE)
     return plain and quick and not is_exporting() and x.numel() > 0
@@ -130,11 +137,6 @@ def _obstacle(x: Tensor, lengths: Tensor | None, called: tuple[nn.Module, ...]) 
     return ""
 
 
-def _plain(x: Tensor | None) -> TypeGuard[Tensor]:
-    """Whether x is a tensor of no subclass."""
-    return type(x) in (Tensor, nn.Parameter)
-
-
 def _hooked(module: nn.Module) -> bool:
     """Whether a call of the module calls anything but its forward."""
     forward = module._forward_pre_hooks or module._forward_hooks
@@ -142,50 +144,57 @@ def _hooked(module: nn.Module) -> bool:
 
 
 def _served(x: Tensor, net: Net) -> bool:
-    """Whether the operator ``gates`` computes what the modules of ``net`` would for ``x``."""
+    """Whether the operator ``attend`` computes what the modules of ``net`` would for ``x``."""
     if net.widest > WIDEST or any(_hooked(module) for module in net.called):
         return False
     dtype, device = x.dtype, x.device
-    return all(_plain(p) and p.dtype == dtype and p.device == device for p in net.tensors)
+    for p in net.tensors:  # a loop, as a generator would take half as long again
+        if p is None or type(p) not in PLAIN or p.dtype != dtype or p.device != device:
+            return False
+    return True
 
 
 def moments(x: Tensor, *, axes: bool = False, groups: int = 0) -> tuple[Tensor, ...]:
-    """Return x to be given to `mix`, then z_h, z_w, s, mean, var as the operator ``moments``."""
+    """Return x to be given to `mix`, then what the operator ``moments`` does."""
     x = x.contiguous()
     if not torch.is_grad_enabled():
         return x, *OPS.moments(x, axes, groups)
     return _Moments.apply(x, axes, groups)  # type: ignore[no-any-return, no-untyped-call]
 
 
-def gates(
+def attend(
     x: Tensor,
-    moments: Sequence[Tensor],
     *,
-    coordinate: Callable[[], Net | None] | None = None,
-    shuffle: Callable[[], Net | None] | None = None,
+    ica: Callable[[], Net | None] | None = None,
+    sa: Callable[[], Net | None] | None = None,
+    beta: Tensor | None = None,
     groups: int = 0,
-) -> dict[str, Any]:
-    """Return the gates that `mix` takes by the operator ``gates``, empty where it cannot serve.
+    shuffle: bool = False,
+    residual: bool = False,
+) -> Tensor | None:
+    """Return what a layer makes of ``x`` by the operator ``attend``, None where it cannot serve.
 
     It serves without gradients and autocast. Where it does not, a layer calls its submodules.
 
     Args:
         x: the layer's input.
-        moments: z_h, z_w, s, mean, var.
-        coordinate: says what ICA is made of, or None where the operator does not compute that.
-        shuffle: likewise of SA.
+        ica: says what ICA is made of, or None where the operator does not compute that.
+        sa: likewise of SA.
+        beta: the weight of ICA, where there are both.
         groups: those of SA.
+        shuffle: whether SA shuffles its channels.
+        residual: whether x is added.
     """
     if torch.is_grad_enabled() or torch.is_autocast_enabled(x.device.type):
-        return {}
-    ica, sa = (Net((), 0.0) if net is None else net() for net in (coordinate, shuffle))
-    if ica is None or sa is None or not (_served(x, ica) and _served(x, sa)):
-        return {}
-    z_h, z_w, s, mean, var = moments
-    eps = ica.eps, sa.eps
-    g_h, g_w, gate, a, b = OPS.gates(z_h, z_w, s, var, ica.tensors, sa.tensors, *eps, groups)
-    made = {"g_h": g_h, "g_w": g_w} if coordinate else {}
-    return {**made, "gate": gate, "a": a, "b": b, "mean": mean} if shuffle else made
+        return None
+    nets = []
+    for branch in (ica, sa):
+        net = NOTHING if branch is None else branch()
+        if net is None or not _served(x, net):
+            return None
+        nets.append(net)
+    parameters, eps = [net.tensors for net in nets], [net.eps for net in nets]
+    return OPS.attend(x.contiguous(), *parameters, beta, *eps, groups, shuffle, residual)  # type: ignore[no-any-return]
 
 
 def mix(

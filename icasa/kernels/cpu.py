@@ -50,7 +50,7 @@ def shuffled(y: Tensor, shuffle: bool) -> Tensor:
 def moments(x: Tensor, axes: bool, groups: int) -> tuple[Tensor, ...]:
     """Means along each axis, and moments of the planes; see ``ops``."""
     out = empty_moments(x, axes, groups)
-    z_h, z_w, s, mean, var = out
+    z_h, z_w, s, mean, lost, var = out
     for part, (xs,) in chunks(x, x):
         if axes:
             torch.mean(xs, 2, out=z_w[part])
@@ -58,9 +58,11 @@ def moments(x: Tensor, axes: bool, groups: int) -> tuple[Tensor, ...]:
         if groups:
             for half, to in zip(halves(rows.mean(2), groups), (s, mean), strict=True):
                 to[part].view_as(half).copy_(half)
-            centred = halves(xs, groups)[1] - per_plane(mean[part], groups)
-            norm = torch.linalg.vector_norm(centred.flatten(3), dim=3).flatten(1)
-            torch.mul(norm, norm, out=var[part]).div_(xs.shape[2] * xs.shape[3])
+            centred = (halves(xs, groups)[1] - per_plane(mean[part], groups)).flatten(3)
+            torch.mean(centred, 3, out=lost[part].view_as(centred[..., 0]))
+            norm = torch.linalg.vector_norm(centred, dim=3).flatten(1)
+            torch.mul(norm, norm, out=var[part]).div_(centred.shape[3])
+            var[part] -= lost[part].square()
     return out
 
 
@@ -204,6 +206,7 @@ def moments_backward(
     dmean: Tensor,
     dvar: Tensor,
     mean: Tensor,
+    lost: Tensor,
     axes: bool,
     groups: int,
 ) -> Tensor:
@@ -214,53 +217,67 @@ def moments_backward(
         out = y[part] if y.dtype == xs.dtype else torch.empty_like(xs)
         rows = (dz_h[part] / W).unsqueeze(3) if axes else xs.new_zeros(*xs.shape[:2], 1, 1)
         if groups:
-            for half, value in zip(halves(rows, groups), (ds[part], dmean[part]), strict=True):
-                half += per_plane(value / (H * W), groups)
+            slope = dvar[part] * (2 / (H * W))
+            level = ds[part] / (H * W), dmean[part] / (H * W) - slope * lost[part]
+            for half, value in zip(halves(rows, groups), level, strict=True):
+                half += per_plane(value, groups)
         torch.add(dxs, rows, out=out)
         if axes:
             out += (dz_w[part] / H).unsqueeze(2)
         if groups:
             centred = halves(xs, groups)[1] - per_plane(mean[part], groups)
             to = halves(out, groups)[1]
-            to.addcmul_(centred, per_plane(dvar[part] * (2 / (H * W)), groups))
+            to.addcmul_(centred, per_plane(slope, groups))
         if out.dtype != y.dtype:
             y[part].copy_(out)
     return y
 
 
-def gates(
-    z_h: Tensor,
-    z_w: Tensor,
-    s: Tensor,
-    var: Tensor,
-    coordinate: Sequence[Tensor],
-    shuffle: Sequence[Tensor],
+def axis_gates(z_h: Tensor, z_w: Tensor, ica: Sequence[Tensor], eps: float) -> list[Tensor]:
+    """Gates of rows and columns, Eq. 8-10."""
+    taps, tap_bias, mix, mix_bias, to_h, h_bias, to_w, w_bias, *norm = (
+        p.to(z_h.dtype) for p in ica
+    )
+    z = torch.cat((z_h, z_w), 2)  # (N, C, H + W)
+    f = F.conv1d(z, taps, tap_bias, padding=taps.shape[2] // 2, groups=len(taps))
+    f = F.conv1d(f, mix, mix_bias)  # (N, M, H + W)
+    if norm:
+        weight, bias, mean, variance = norm
+        f = F.batch_norm(f, mean, variance, weight, bias, eps=eps)
+    f_h, f_w = torch.split(F.hardswish(f), [z_h.shape[2], z_w.shape[2]], 2)
+    return [
+        torch.sigmoid(F.conv1d(f_h, to_h, h_bias)),
+        torch.sigmoid(F.conv1d(f_w, to_w, w_bias)),
+    ]
+
+
+def plane_gates(
+    s: Tensor, lost: Tensor, var: Tensor, sa: Sequence[Tensor], eps: float
+) -> list[Tensor]:
+    """Gates of planes and the lines of elements, Eq. 13 and 14."""
+    # Planes are numbered group by group, and all groups share the parameters.
+    w1, b1, w2, b2, gamma, shift = (p.to(s.dtype).repeat(s.shape[1] // len(p)) for p in sa)
+    a = w2 * gamma * torch.rsqrt(var + eps)
+    return [torch.sigmoid(torch.addcmul(b1, w1, s)), a, torch.addcmul(b2, w2, shift) - a * lost]
+
+
+def attend(
+    x: Tensor,
+    ica: Sequence[Tensor],
+    sa: Sequence[Tensor],
+    beta: Gate,
     norm_eps: float,
     group_eps: float,
     groups: int,
-) -> tuple[Tensor, ...]:
-    """Gates of rows and columns, and of planes and elements; see ``ops``."""
-    g_h, g_w, gate, a, b = (s.new_empty(0) for _ in range(5))
-    if coordinate:
-        taps, tap_bias, mix, mix_bias, to_h, h_bias, to_w, w_bias, *norm = (
-            p.to(z_h.dtype) for p in coordinate
-        )
-        z = torch.cat((z_h, z_w), 2)  # (N, C, H + W)
-        f = F.conv1d(z, taps, tap_bias, padding=taps.shape[2] // 2, groups=len(taps))
-        f = F.conv1d(f, mix, mix_bias)  # (N, M, H + W)
-        if norm:
-            weight, bias, mean, variance = norm
-            f = F.batch_norm(f, mean, variance, weight, bias, eps=norm_eps)
-        f_h, f_w = torch.split(F.hardswish(f), [z_h.shape[2], z_w.shape[2]], 2)
-        g_h = torch.sigmoid(F.conv1d(f_h, to_h, h_bias))
-        g_w = torch.sigmoid(F.conv1d(f_w, to_w, w_bias))
-    if shuffle:
-        # Planes are numbered group by group, and all groups share the parameters.
-        w1, b1, w2, b2, gamma, shift = (p.to(s.dtype).repeat(groups) for p in shuffle)
-        gate = torch.sigmoid(torch.addcmul(b1, w1, s))
-        a = w2 * gamma * torch.rsqrt(var + group_eps)
-        b = torch.addcmul(b2, w2, shift).repeat(len(s), 1)
-    return g_h, g_w, gate, a, b
+    shuffle: bool,
+    residual: bool,
+) -> Tensor:
+    """Gate x by what its moments give in evaluation; see ``ops``."""
+    z_h, z_w, s, mean, lost, var = moments(x, bool(ica), groups)
+    axes = axis_gates(z_h, z_w, ica, norm_eps) if ica else (None, None)
+    planes = (*plane_gates(s, lost, var, sa, group_eps), mean) if sa else (None,) * 4
+    gates: list[Any] = [*axes, beta, *planes, groups, shuffle, residual]
+    return mix(x, *gates)
 
 
 def in_c(x: Tensor) -> bool:
@@ -268,7 +285,13 @@ def in_c(x: Tensor) -> bool:
     return planes.LIBRARY is not None and x.dtype != torch.float64 and x.numel() > 0
 
 
-MAPS = {"moments": 1, "mix": 1, "mix_backward": 2, "moments_backward": 2}  # arguments like x
+MAPS = {  # arguments like x
+    "moments": 1,
+    "mix": 1,
+    "mix_backward": 2,
+    "moments_backward": 2,
+    "attend": 1,
+}
 
 
 def _register(name: str, maps: int) -> None:
@@ -290,13 +313,3 @@ def _register(name: str, maps: int) -> None:
 
 for _name, _maps in MAPS.items():
     _register(_name, _maps)
-
-
-def _gates(z_h: Tensor, z_w: Tensor, s: Tensor, *others: Any) -> tuple[Tensor, ...]:
-    if in_c(z_h) or in_c(s):
-        return planes.gates(z_h, z_w, s, *others)
-    with torch.no_grad():
-        return gates(z_h, z_w, s, *others)
-
-
-torch.library.impl("icasa::gates", "CPU", _gates)

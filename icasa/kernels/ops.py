@@ -1,16 +1,17 @@
 """The operators behind the fast path: their schemas, and shapes for tracing.
 
-Both passes over a feature map x (N, C, H, W), contiguous, each with its backward, and the small net
-between them; a body for a device implements all five. What is not an x-sized map has x's statistics
-dtype, float64 for float64 and float32 for others, and is contiguous. A size may be 0. Channels have
-two halves, as SA divides them into G groups: c with c % (C/G) < C/2G is of the channel half, the
-others of the spatial half; both are numbered k = 0 .. C/2 - 1 in the order of c. An output that
-does not apply has no elements.
+Both passes over a feature map x (N, C, H, W), contiguous, each with its backward, and for
+evaluation both with the small net between them; a body for a device implements all five. What is
+not an x-sized map has x's statistics dtype, float64 for float64 and float32 for others, and is
+contiguous. A size may be 0. Channels have two halves, as SA divides them into G groups: c with
+c % (C/G) < C/2G is of the channel half, the others of the spatial half; both are numbered
+k = 0 .. C/2 - 1 in the order of c. An output that does not apply has no elements.
 
-``moments(x, axes, groups) -> (z_h, z_w, s, mean, var)``
+``moments(x, axes, groups) -> (z_h, z_w, s, mean, lost, var)``
     With ``axes``, z_h (N, C, H) is the mean over W and z_w (N, C, W) that over H. With ``groups``
     G > 0, s (N, C/2) is the plane mean of the channel half; mean and var (N, C/2) are the plane
-    mean and biased variance of the spatial half. The variance is of centred values.
+    mean and biased variance of the spatial half, and lost (N, C/2) is what mean lost when it was
+    rounded: the exact mean is mean + lost. The variance is of centred values.
 
 ``mix(x, g_h, g_w, beta, gate, a, b, mean, groups, shuffle, residual) -> y``
     Coordinate part, when g_h (N, C, H) and g_w (N, C, W) are given: u = x * g_h * g_w.
@@ -23,21 +24,21 @@ does not apply has no elements.
 ``mix_backward(g, x, <as mix>) -> (dx, dg_h, dg_w, dbeta, dgate, da, db)``
     Gradients of sum(g * y), g contiguous. That of mean is -a * db.
 
-``moments_backward(dx, x, dz_h, dz_w, ds, dmean, dvar, mean, axes, groups) -> dx'``
+``moments_backward(dx, x, dz_h, dz_w, ds, dmean, dvar, mean, lost, axes, groups) -> dx'``
     dx' = dx + dz_h / W + dz_w / H + [channel half] ds / HW
-    + [spatial half] (dmean + 2 * dvar * (x - mean)) / HW, a new tensor; neither dx nor x changes.
+    + [spatial half] (dmean + 2 * dvar * (x - mean - lost)) / HW, a new tensor; neither dx nor x
+    changes.
 
-``gates(z_h, z_w, s, var, coordinate, shuffle, norm_eps, group_eps, groups)``
-``-> (g_h, g_w, gate, a, b)``
-    From moments to gates in evaluation; it has no backward. Its parameters are contiguous, of any
-    floating type. Either list may be empty; its outputs then have no elements.
-    ``coordinate``, of ICA with width M and k taps, neither above `WIDEST`: depthwise weight
+``attend(x, ica, sa, beta, norm_eps, group_eps, groups, shuffle, residual) -> y``
+    What a layer computes in evaluation: moments, gates, mix. It has no backward. Parameters are of
+    any floating type; either list may be empty, and beta (1,) is there when neither is.
+    ``ica``, of width M and k taps, neither above `WIDEST`: depthwise weight
     (C, 1, k) and bias (C), pointwise weight (M, C, 1) and bias (M), weight (C, M, 1) and bias (C)
     of the map to each axis, H first, then weight, bias, running mean and running variance (M) of
     the BatchNorm unless there is none. g = sigmoid(F(h_swish(BN(DSConv([z_h, z_w]))))), Eq. 8-10.
-    ``shuffle``, of SA, each (C/2G): channel weight and bias, spatial weight and bias, GroupNorm
-    weight and bias. gate = sigmoid(W1 s + b1), a = W2 gamma / sqrt(var + eps),
-    b = W2 shift + b2, Eq. 13 and 14.
+    ``sa``, each (C/2G): channel weight and bias, spatial weight and bias, GroupNorm weight and
+    bias. gate = sigmoid(W1 s + b1), a = W2 gamma / sqrt(var + eps),
+    b = W2 shift + b2 - a * lost, Eq. 13 and 14.
 """
 
 from collections.abc import Sequence
@@ -46,21 +47,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-WIDEST = 64  # most channels M and taps k that the bodies of `gates` hold in registers
+WIDEST = 64  # most channels M and taps k that the bodies of `attend` hold in registers
 GATES = (
     "Tensor? g_h, Tensor? g_w, Tensor? beta, Tensor? gate, Tensor? a, Tensor? b, Tensor? mean, "
     "int groups, bool shuffle, bool residual"
 )
 SCHEMAS = {
-    "moments": "(Tensor x, bool axes, int groups) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+    "moments": "(Tensor x, bool axes, int groups) "
+    "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
     "mix": f"(Tensor x, {GATES}) -> Tensor",
     "mix_backward": f"(Tensor g, Tensor x, {GATES}) "
     "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
     "moments_backward": "(Tensor dx, Tensor x, Tensor dz_h, Tensor dz_w, Tensor ds, Tensor dmean, "
-    "Tensor dvar, Tensor mean, bool axes, int groups) -> Tensor",
-    "gates": "(Tensor z_h, Tensor z_w, Tensor s, Tensor var, Tensor[] coordinate, "
-    "Tensor[] shuffle, float norm_eps, float group_eps, int groups) "
-    "-> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+    "Tensor dvar, Tensor mean, Tensor lost, bool axes, int groups) -> Tensor",
+    "attend": "(Tensor x, Tensor[] ica, Tensor[] sa, Tensor? beta, float norm_eps, "
+    "float group_eps, int groups, bool shuffle, bool residual) -> Tensor",
 }
 for _name, _schema in SCHEMAS.items():
     torch.library.define(f"icasa::{_name}", _schema, tags=torch.Tag.pt2_compliant_tag)
@@ -77,18 +78,13 @@ def empty_moments(x: Tensor, axes: bool, groups: int) -> tuple[Tensor, ...]:
     none = x.new_empty(0, dtype=statistics_dtype(x.dtype))
     z_h, z_w = (none.new_empty((N, C, n) if axes else 0) for n in (H, W))
     s = none.new_empty((N, C // 2) if groups else 0)
-    return z_h, z_w, s, torch.empty_like(s), torch.empty_like(s)
+    return z_h, z_w, s, *(torch.empty_like(s) for _ in range(3))
 
 
 def empty_gate_gradients(x: Tensor, gates: Sequence[Tensor | None]) -> tuple[Tensor, ...]:
     """Return the outputs of ``mix_backward`` after dx, to be filled, for the gates g_h to b."""
     dtype = statistics_dtype(x.dtype)
     return tuple(x.new_empty((0,) if gate is None else gate.shape, dtype=dtype) for gate in gates)
-
-
-def empty_gates(z_h: Tensor, z_w: Tensor, s: Tensor, *others: Any) -> tuple[Tensor, ...]:
-    """Return the outputs of ``gates``, to be filled."""
-    return tuple(_empty_map(like) for like in (z_h, z_w, s, s, s))
 
 
 def _empty_mix_backward(g: Tensor, x: Tensor, *gates_and_options: Any) -> tuple[Tensor, ...]:
@@ -103,4 +99,4 @@ torch.library.register_fake("icasa::moments", empty_moments)
 torch.library.register_fake("icasa::mix", _empty_map)
 torch.library.register_fake("icasa::mix_backward", _empty_mix_backward)
 torch.library.register_fake("icasa::moments_backward", lambda dx, x, *others: _empty_map(x))
-torch.library.register_fake("icasa::gates", empty_gates)
+torch.library.register_fake("icasa::attend", _empty_map)

@@ -6,6 +6,7 @@
 
 #include <math.h>
 #include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
 
 #if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__)
@@ -19,9 +20,11 @@
 #define PRAGMA(text) _Pragma(#text)
 #define SUM(...) PRAGMA(omp simd reduction(+ : __VA_ARGS__))
 #define BLOCK 4096 /* elements that are summed in float32 */
+#define CHUNK (1 << 18) /* elements of x that are worked on at a time */
+#define COLUMNS 256 /* columns that are summed at a time */
 
 /* The version of the functions' arguments, which planes.py asks for. */
-int icasa_interface(void) { return 1; }
+int icasa_interface(void) { return 2; }
 
 enum { NONE, CHANNEL, SPATIAL };
 
@@ -32,7 +35,7 @@ typedef struct {
 /* What x is gated by; a pointer is null where it does not apply. beta is that of the coordinate
    part, rest that of the shuffle part. */
 typedef struct {
-    const float *g_h, *g_w, *gate, *a, *b, *mean;
+    float *g_h, *g_w, *gate, *a, *b, *mean;
     float beta, rest;
     int32_t shuffle, residual;
 } Gates;
@@ -84,29 +87,45 @@ INLINE float sigmoid(float t) {
     return 1.0f / (1.0f + e * power.value);
 }
 
-/* Sum of a plane, with the means of its rows and columns unless z_h and z_w are null. The sum is
-   the same in both cases, to the bit. */
-VECTORISED static double sums(const float *restrict x, float *restrict z_h, float *restrict z_w,
-                              int64_t H, int64_t W) {
+/* Stores a mean in float64 for this library's own use, in float32 for others. */
+INLINE void put(void *to, int64_t i, double value, int wide) {
+    if (wide)
+        ((double *)to)[i] = value;
+    else
+        ((float *)to)[i] = value;
+}
+
+/* Sum of a plane. */
+VECTORISED static double sum(const float *x, int64_t size) {
     double total = 0;
-    if (z_w)
-        memset(z_w, 0, W * sizeof(float));
-    for (int64_t h = 0; h < H; h++, x += W) {
-        float row = 0;
+    SUM(total)
+    for (int64_t i = 0; i < size; i++)
+        total += x[i];
+    return total;
+}
+
+/* Sum of a plane, and the means of its rows and columns. */
+VECTORISED static double sums(const float *x, void *z_h, void *z_w, int wide, int64_t H,
+                              int64_t W) {
+    double total = 0, columns[COLUMNS];
+    for (int64_t h = 0; h < H; h++) {
+        double row = 0;
         SUM(row)
         for (int64_t w = 0; w < W; w++)
-            row += x[w];
+            row += x[h * W + w];
         total += row;
-        if (z_w) {
-            z_h[h] = row / W;
-            LANES
-            for (int64_t w = 0; w < W; w++)
-                z_w[w] += x[w];
-        }
+        put(z_h, h, row / W, wide);
     }
-    if (z_w)
-        for (int64_t w = 0; w < W; w++)
-            z_w[w] /= H;
+    for (int64_t from = 0; from < W; from += COLUMNS) {
+        int64_t count = W - from < COLUMNS ? W - from : COLUMNS;
+        memset(columns, 0, count * sizeof(double));
+        for (int64_t h = 0; h < H; h++)
+            LANES
+            for (int64_t w = 0; w < count; w++)
+                columns[w] += x[h * W + from + w];
+        for (int64_t w = 0; w < count; w++)
+            put(z_w, from + w, columns[w] / H, wide);
+    }
     return total;
 }
 
@@ -122,21 +141,30 @@ VECTORISED static double sum_of_squares(const float *x, float mean, int64_t size
     return total;
 }
 
-void icasa_moments(const float *x, float *z_h, float *z_w, float *s, float *mean, float *var,
-                   const Shape *shape, int threads) {
+/* Variance of a plane, and its mean as a float32 number and the rest that this one lacks. */
+INLINE double centre(const float *x, double exact, float *mean, double *lost, int64_t size) {
+    *mean = exact;
+    *lost = exact - *mean;
+    return sum_of_squares(x, *mean, size) / size - *lost * *lost;
+}
+
+void icasa_moments(const float *x, float *z_h, float *z_w, float *s, float *mean, float *lost,
+                   float *var, const Shape *shape, int threads) {
     Shape d = *shape;
-    double size = (double)d.H * d.W;
+    int64_t size = d.H * d.W;
     PLANES
     for (int64_t p = 0; p < d.N * d.C; p++) {
         int64_t k = 0;
         int kind = half_of(d, p, &k);
-        const float *plane = x + p * d.H * d.W;
-        double total = sums(plane, z_h ? z_h + p * d.H : 0, z_w ? z_w + p * d.W : 0, d.H, d.W);
+        const float *plane = x + p * size;
+        double exact =
+            (z_h ? sums(plane, z_h + p * d.H, z_w + p * d.W, 0, d.H, d.W) : sum(plane, size)) / size;
         if (kind == CHANNEL)
-            s[k] = total / size;
+            s[k] = exact;
         if (kind == SPATIAL) {
-            mean[k] = total / size;
-            var[k] = sum_of_squares(plane, mean[k], d.H * d.W) / size;
+            double rest;
+            var[k] = centre(plane, exact, mean + k, &rest, size);
+            lost[k] = rest;
         }
     }
 }
@@ -174,8 +202,7 @@ VECTORISED static void add(const float *restrict x, float *restrict y, int64_t s
         y[i] += x[i];
 }
 
-void icasa_mix(const float *x, float *y, const Gates *g, const Shape *shape, int threads) {
-    Shape d = *shape;
+static void mix(const float *x, float *y, const Gates *g, Shape d, int threads) {
     PLANES
     for (int64_t p = 0; p < d.N * d.C; p++) {
         int64_t size = d.H * d.W, k = 0, from = g->shuffle ? shuffled_from(d, p) : p;
@@ -193,6 +220,10 @@ void icasa_mix(const float *x, float *y, const Gates *g, const Shape *shape, int
         if (g->residual)
             add(x + p * size, out, size);
     }
+}
+
+void icasa_mix(const float *x, float *y, const Gates *gates, const Shape *shape, int threads) {
+    mix(x, y, gates, *shape, threads);
 }
 
 /* Gradients of the gates; `shares` is room for what each plane adds to that of beta. */
@@ -324,140 +355,173 @@ VECTORISED static void complete(const float *dx, const float *x, float *out, con
 
 void icasa_moments_backward(const float *dx, const float *x, float *out, const float *dz_h,
                             const float *dz_w, const float *ds, const float *dmean,
-                            const float *dvar, const float *mean, const Shape *shape,
-                            int threads) {
+                            const float *dvar, const float *mean, const float *lost,
+                            const Shape *shape, int threads) {
     Shape d = *shape;
     double size = (double)d.H * d.W;
     PLANES
     for (int64_t p = 0; p < d.N * d.C; p++) {
         int64_t k = 0, at = p * d.H * d.W;
         int kind = half_of(d, p, &k);
-        float constant = kind == CHANNEL ? ds[k] / size : kind == SPATIAL ? dmean[k] / size : 0;
         float slope = kind == SPATIAL ? 2 * dvar[k] / size : 0;
+        float constant = kind == CHANNEL   ? ds[k] / size
+                         : kind == SPATIAL ? dmean[k] / size - slope * lost[k]
+                                           : 0;
         complete(dx + at, x + at, out + at, dz_h ? dz_h + p * d.H : 0, dz_w ? dz_w + p * d.W : 0,
                  constant, slope, kind == SPATIAL ? mean[k] : 0, d.H, d.W);
     }
 }
 
-/* Parameters of ICA and SA in the order of ops.py; a pointer is null where there is none. */
+/* What a layer is made of, in the order of ops.py; a pointer is null where there is none. */
 typedef struct {
     const float *taps, *tap_bias, *mix, *mix_bias, *to_axis[4], *norm[4];
-    const float *w1, *b1, *w2, *b2, *group_weight, *group_bias;
+    const float *w1, *b1, *w2, *b2, *group_weight, *group_bias, *beta;
     int64_t M, K;
     float norm_eps, group_eps;
+    int32_t shuffle, residual;
 } Net;
 
-enum { TILE = 32, CHANNELS = 32, WIDEST = 64 }; /* positions and channels at a time, largest M, K */
+/* Positions, channels and rows of a product at a time; the largest M and K. */
+enum { TILE = 16, CHANNELS = 32, ROWS = 4, WIDEST = 64 };
 
 /* y[rows][TILE] += w[rows][columns] u[columns][TILE], the rows of w `stride` apart. */
-INLINE void multiply(const float *w, const float (*u)[TILE], float (*y)[TILE], int64_t rows,
+INLINE void multiply(const float *w, const double (*u)[TILE], double (*y)[TILE], int64_t rows,
                      int64_t columns, int64_t stride) {
-    for (int64_t r = 0; r < rows; r++) {
-        float sum[TILE];
-        memcpy(sum, y[r], sizeof sum);
+    for (int64_t first = 0; first < rows; first += ROWS) {
+        double sum[ROWS][TILE] = {{0}};
         for (int64_t c = 0; c < columns; c++)
-            LANES
+            for (int r = 0; r < ROWS; r++) {
+                double weight = w[(first + r < rows ? first + r : first) * stride + c];
+                LANES
+                for (int i = 0; i < TILE; i++)
+                    sum[r][i] += weight * u[c][i];
+            }
+        for (int64_t r = first; r < rows && r < first + ROWS; r++)
             for (int i = 0; i < TILE; i++)
-                sum[i] += w[r * stride + c] * u[c][i];
-        memcpy(y[r], sum, sizeof sum);
+                y[r][i] += sum[r - first][i];
     }
 }
 
-/* The part of [z_h, z_w] from position `from` on, which may be negative: `size` values of a
-   channel, zero where there are none. */
-INLINE void window(const float *z_h, const float *z_w, float *row, int64_t from, int64_t size,
-                   int64_t H, int64_t W) {
-    int64_t h = from < 0 ? 0 : from, h_end = from + size < H ? from + size : H;
-    int64_t w = from < H ? 0 : from - H, w_end = from + size < H + W ? from + size - H : W;
-    if (h < h_end)
-        memcpy(row + h - from, z_h + h, (h_end - h) * sizeof(float));
-    if (w < w_end)
-        memcpy(row + w + H - from, z_w + w, (w_end - w) * sizeof(float));
-}
-
-/* Eq. 8 for one sample at TILE positions of [z_h, z_w] from `start` on. */
-INLINE void squeeze(const float *z_h, const float *z_w, const Net *net, float (*f)[TILE],
-                    int64_t start, Shape d) {
-    float u[CHANNELS][TILE], row[TILE + WIDEST] = {0};
+/* Eq. 8 for one sample at TILE positions of z (C, L) from `start` on; in float64 up to the norm,
+   which may take off a mean that is large beside what is left. */
+INLINE void squeeze(const double *z, const Net *net, float (*f)[TILE], int64_t start, int64_t C,
+                    int64_t L) {
+    double u[CHANNELS][TILE], sum[WIDEST][TILE], row[TILE + WIDEST] = {0};
+    int64_t from = start - net->K / 2, to = from + TILE + net->K - 1, skip = from < 0 ? -from : 0;
+    int64_t known = (to < L ? to : L) - from - skip; /* zero beyond both ends */
     for (int64_t m = 0; m < net->M; m++)
         for (int i = 0; i < TILE; i++)
-            f[m][i] = net->mix_bias[m];
-    for (int64_t first = 0; first < d.C; first += CHANNELS) {
-        int64_t count = d.C - first < CHANNELS ? d.C - first : CHANNELS;
+            sum[m][i] = net->mix_bias[m];
+    for (int64_t first = 0; first < C; first += CHANNELS) {
+        int64_t count = C - first < CHANNELS ? C - first : CHANNELS;
         for (int64_t c = first; c < first + count; c++) {
-            float *to = u[c - first];
-            window(z_h + c * d.H, z_w + c * d.W, row, start - net->K / 2, TILE + net->K - 1, d.H,
-                   d.W);
+            memcpy(row + skip, z + c * L + from + skip, known * sizeof(double));
             for (int i = 0; i < TILE; i++)
-                to[i] = net->tap_bias[c];
+                u[c - first][i] = net->tap_bias[c];
             for (int64_t k = 0; k < net->K; k++)
                 LANES
                 for (int i = 0; i < TILE; i++)
-                    to[i] += net->taps[c * net->K + k] * row[i + k];
+                    u[c - first][i] += net->taps[c * net->K + k] * row[i + k];
         }
-        multiply(net->mix + first, u, f, net->M, count, d.C);
+        multiply(net->mix + first, u, sum, net->M, count, C);
     }
     for (int64_t m = 0; m < net->M; m++) {
-        float scale = 1, shift = 0;
+        double scale = 1, shift = 0;
         if (net->norm[0]) { /* weight, bias, mean and variance */
-            scale = net->norm[0][m] / sqrtf(net->norm[3][m] + net->norm_eps);
+            scale = net->norm[0][m] / sqrt((double)net->norm[3][m] + net->norm_eps);
             shift = net->norm[1][m] - net->norm[2][m] * scale;
         }
         LANES
         for (int i = 0; i < TILE; i++) {
-            float t = f[m][i] * scale + shift, ramp = t + 3;
+            float t = sum[m][i] * scale + shift, ramp = t + 3;
             f[m][i] = t * (ramp < 0 ? 0 : ramp > 6 ? 6 : ramp) / 6; /* h_swish */
         }
     }
 }
 
-/* Eq. 8-10 for one sample at up to TILE positions of one axis, `start` from its beginning. */
-VECTORISED static void axis_gates(const float *z_h, const float *z_w, const Net *net, float *g,
-                                  int axis, int64_t start, Shape d) {
+/* Eq. 8-10 for one sample at TILE positions of z (C, H + W) from `start` on. */
+VECTORISED static void axis_gates(const double *z, const Net *net, float *g_h, float *g_w,
+                                  int64_t start, Shape d) {
     float f[WIDEST][TILE];
-    int64_t size = axis ? d.W : d.H, count = size - start < TILE ? size - start : TILE;
-    const float *weight = net->to_axis[2 * axis], *bias = net->to_axis[2 * axis + 1];
-    squeeze(z_h, z_w, net, f, axis ? d.H + start : start, d);
-    for (int64_t c = 0; c < d.C; c++) {
-        float gate[1][TILE];
-        for (int i = 0; i < TILE; i++)
-            gate[0][i] = bias[c];
-        multiply(weight + c * net->M, f, gate, 1, net->M, net->M);
-        LANES
-        for (int i = 0; i < TILE; i++)
-            gate[0][i] = sigmoid(gate[0][i]);
-        memcpy(g + c * size + start, gate, count * sizeof(float));
+    squeeze(z, net, f, start, d.C, d.H + d.W);
+    for (int axis = 0; axis < 2; axis++) {
+        const float *weight = net->to_axis[2 * axis], *bias = net->to_axis[2 * axis + 1];
+        int64_t origin = axis ? d.H : 0, size = axis ? d.W : d.H, end = origin + size;
+        int64_t from = start > origin ? start : origin, to = start + TILE < end ? start + TILE : end;
+        for (int64_t c = 0; c < d.C && from < to; c++) {
+            float gate[TILE];
+            for (int i = 0; i < TILE; i++)
+                gate[i] = bias[c];
+            for (int64_t m = 0; m < net->M; m++)
+                LANES
+                for (int i = 0; i < TILE; i++)
+                    gate[i] += weight[c * net->M + m] * f[m][i];
+            LANES
+            for (int i = 0; i < TILE; i++)
+                gate[i] = sigmoid(gate[i]);
+            memcpy((axis ? g_w : g_h) + c * size + from - origin, gate + from - start,
+                   (to - from) * sizeof(float));
+        }
     }
 }
 
-/* Eq. 13, and Eq. 14 as a line a (x - mean) + b, for one group of one sample. */
-VECTORISED static void plane_gates(const float *restrict s, const float *restrict var,
-                                   const Net *net, float *restrict gate, float *restrict a,
-                                   float *restrict b, int64_t half) {
-    LANES
-    for (int64_t k = 0; k < half; k++) {
-        gate[k] = sigmoid(net->w1[k] * s[k] + net->b1[k]);
-        a[k] = net->w2[k] * net->group_weight[k] / sqrtf(var[k] + net->group_eps);
-        b[k] = net->w2[k] * net->group_bias[k] + net->b2[k];
+/* Eq. 13, and Eq. 14 as a line a (x - mean) + b, for plane p, whose mean is `exact`. */
+INLINE void plane_gates(const float *x, double exact, const Net *net, const Gates *to, int64_t p,
+                        Shape d) {
+    int64_t k = 0, half = d.C / (2 * d.groups), j = p % d.C % half;
+    if (half_of(d, p, &k) == CHANNEL) {
+        to->gate[k] = sigmoid(net->w1[j] * exact + net->b1[j]);
+        return;
     }
+    double lost, var = centre(x, exact, to->mean + k, &lost, d.H * d.W);
+    double a = net->w2[j] * net->group_weight[j] / sqrt(var + net->group_eps);
+    to->a[k] = a;
+    to->b[k] = (double)net->w2[j] * net->group_bias[j] + net->b2[j] - a * lost;
 }
 
-void icasa_gates(const float *z_h, const float *z_w, const float *s, const float *var, float *g_h,
-                 float *g_w, float *gate, float *a, float *b, const Net *net, const Shape *shape,
-                 int threads) {
-    Shape d = *shape;
-    int64_t rows = (d.H + TILE - 1) / TILE, tiles = rows + (d.W + TILE - 1) / TILE;
-    if (net->taps)
+/* A chunk of samples; z (N, C, H + W) and what g points to are room. */
+static void attend(const float *x, float *y, const Net *net, const Gates *g, double *z, Shape d,
+                   int threads) {
+    int64_t size = d.H * d.W, L = d.H + d.W, tiles = (L + TILE - 1) / TILE;
+    PLANES
+    for (int64_t p = 0; p < d.N * d.C; p++) {
+        const float *plane = x + p * size;
+        double total =
+            z ? sums(plane, z + p * L, z + p * L + d.H, 1, d.H, d.W) : sum(plane, size);
+        if (net->w1)
+            plane_gates(plane, total / size, net, g, p, d);
+    }
+    if (z)
         PLANES
         for (int64_t t = 0; t < d.N * tiles; t++) {
-            int64_t h = t / tiles * d.C * d.H, w = t / tiles * d.C * d.W, tile = t % tiles;
-            int axis = tile >= rows;
-            axis_gates(z_h + h, z_w + w, net, axis ? g_w + w : g_h + h, axis,
-                       (axis ? tile - rows : tile) * TILE, d);
+            int64_t first = t / tiles * d.C;
+            axis_gates(z + first * L, net, g->g_h + first * d.H, g->g_w + first * d.W,
+                       t % tiles * TILE, d);
         }
-    if (net->w1) {
-        int64_t half = d.C / (2 * d.groups);
-        for (int64_t k = 0; k < d.N * (d.C / 2); k += half)
-            plane_gates(s + k, var + k, net, gate + k, a + k, b + k, half);
+    mix(x, y, g, d, threads);
+}
+
+/* Returns 0 where memory ran out. */
+int icasa_attend(const float *x, float *y, const Net *net, const Shape *shape, int threads) {
+    Shape d = *shape;
+    int64_t sample = d.C * d.H * d.W, step = CHUNK / sample;
+    step = step < 1 ? 1 : step < d.N ? step : d.N;
+    int64_t lines = net->taps ? step * d.C * (d.H + d.W) : 0, half = net->w1 ? step * d.C / 2 : 0;
+    double *z = malloc(lines * sizeof(double) + (lines + 4 * half) * sizeof(float));
+    if (!z)
+        return 0;
+    float *planes = (float *)(z + lines), *axes = planes + 4 * half;
+    Gates g = {.beta = 1, .rest = 1, .shuffle = net->shuffle, .residual = net->residual};
+    if (net->beta)
+        g.beta = *net->beta, g.rest = 1 - g.beta;
+    if (net->w1)
+        g.gate = planes, g.a = planes + half, g.b = planes + 2 * half, g.mean = planes + 3 * half;
+    if (net->taps)
+        g.g_h = axes, g.g_w = axes + step * d.C * d.H;
+    for (int64_t n = 0; n < shape->N; n += step) {
+        d.N = shape->N - n < step ? shape->N - n : step;
+        attend(x + n * sample, y + n * sample, net, &g, net->taps ? z : 0, d, threads);
     }
+    free(z);
+    return 1;
 }

@@ -1,4 +1,4 @@
-"""The operator ``gates`` in one launch; see ``ops``."""
+"""From moments to gates in evaluation, in one launch; see ``attend`` in ``ops``."""
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator, import-untyped"
 
 from collections.abc import Sequence
@@ -8,7 +8,6 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from icasa.kernels.ops import empty_gates
 from icasa.kernels.triton_tiles import fetch, power_of_two
 
 INTEGERS = ["C", "H", "W", "M", "half", "blocks_h", "blocks"]
@@ -39,7 +38,7 @@ def squeeze(
 
 @triton.jit
 def squash(
-    s, var, w1, b1, w2, b2, gn_w, gn_b, gate, a, b, n, C, half, eps, B: tl.constexpr,
+    s, lost, var, w1, b1, w2, b2, gn_w, gn_b, gate, a, b, n, C, half, eps, B: tl.constexpr,
 ):  # fmt: skip
     """Gates of the planes of sample n: Eq. 13, and Eq. 14 as a line a (x - mean) + b."""
     for first in range(0, C // 2, B):
@@ -51,13 +50,15 @@ def squash(
         tl.store(gate + at, tl.sigmoid(logit), inside)
         scale = tl.rsqrt(fetch(var, at, inside, 1.0) + tl.full([1], eps, tl.float32))
         w = fetch(w2, p, inside)
-        tl.store(a + at, w * fetch(gn_w, p, inside) * scale, inside)
-        tl.store(b + at, w * fetch(gn_b, p, inside) + fetch(b2, p, inside), inside)
+        slope = w * fetch(gn_w, p, inside) * scale
+        offset = w * fetch(gn_b, p, inside) + fetch(b2, p, inside)
+        tl.store(a + at, slope, inside)
+        tl.store(b + at, offset - slope * fetch(lost, at, inside), inside)
 
 
 @triton.jit(do_not_specialize=INTEGERS)
 def gates_kernel(
-    z_h, z_w, s, var,
+    z_h, z_w, s, lost, var,
     taps, tap_bias, mix, mix_bias, to_h, to_h_bias, to_w, to_w_bias, bn_w, bn_b, bn_mean, bn_var,
     w1, b1, w2, b2, gn_w, gn_b,
     g_h, g_w, gate, a, b,
@@ -90,7 +91,7 @@ def gates_kernel(
             tl.store(g_w + row * W + (at - H), g, (c < C) & (rows == 0) & (at < H + W))
     if w1 is not None:  # noqa: SIM102 (the one is a constant, the other is not)
         if block == 0:
-            squash(s, var, w1, b1, w2, b2, gn_w, gn_b, gate, a, b, n, C, half, group_eps, BC)
+            squash(s, lost, var, w1, b1, w2, b2, gn_w, gn_b, gate, a, b, n, C, half, group_eps, BC)
 
 
 def constants(M: int) -> dict[str, int]:
@@ -103,29 +104,30 @@ def gates(
     z_h: Tensor,
     z_w: Tensor,
     s: Tensor,
+    lost: Tensor,
     var: Tensor,
-    coordinate: Sequence[Tensor],
-    shuffle: Sequence[Tensor],
+    ica: Sequence[Tensor],
+    sa: Sequence[Tensor],
     norm_eps: float,
     group_eps: float,
     groups: int,
-) -> tuple[Tensor, ...]:
-    """Launch ``gates_kernel``."""
-    out = empty_gates(z_h, z_w, s)
-    N, C = z_h.shape[:2] if coordinate else (s.shape[0], 2 * s.shape[1])
-    H, W = (z_h.shape[2], z_w.shape[2]) if coordinate else (0, 0)
-    M, K = (coordinate[2].shape[0], coordinate[0].shape[2]) if coordinate else (1, 1)
+) -> list[Tensor]:
+    """Launch ``gates_kernel``; returns g_h, g_w, gate, a, b, without elements where not asked."""
+    out = [torch.empty_like(like) for like in (z_h, z_w, s, s, s)]
+    N, C = z_h.shape[:2] if ica else (s.shape[0], 2 * s.shape[1])
+    H, W = (z_h.shape[2], z_w.shape[2]) if ica else (0, 0)
+    M, K = (ica[2].shape[0], ica[0].shape[2]) if ica else (1, 1)
     blocks_h, blocks_w = -(-H // 16), -(-W // 16)
     blocks = max(1, blocks_h + blocks_w)
-    with torch.cuda.device_of(z_h):
+    with torch.cuda.device_of(s):
         gates_kernel[(N * blocks,)](
-            *((z_h, z_w) if coordinate else (None, None)),
-            *((s, var) if shuffle else (None, None)),
-            *coordinate,
-            *(None for _ in range(12 - len(coordinate))),
-            *(shuffle or (None for _ in range(6))),
-            *(out[:2] if coordinate else (None, None)),
-            *(out[2:] if shuffle else (None, None, None)),
+            *((z_h, z_w) if ica else (None, None)),
+            *((s, lost, var) if sa else (None, None, None)),
+            *ica,
+            *(None for _ in range(12 - len(ica))),
+            *(sa or (None for _ in range(6))),
+            *(out[:2] if ica else (None, None)),
+            *(out[2:] if sa else (None, None, None)),
             C,
             H,
             W,

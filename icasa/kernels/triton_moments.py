@@ -15,14 +15,15 @@ INTEGERS = ["planes", "C", "half", "rows", "count", "width", "size"]
 
 @triton.jit(do_not_specialize=INTEGERS)
 def moments_fwd_kernel(
-    x, z_h, z_w, s, mean, var,
+    x, z_h, z_w, s, mean, lost, var,
     planes, C, half, rows, width, size,
     VEC: tl.constexpr, P: tl.constexpr, BH: tl.constexpr, BW: tl.constexpr,
 ):  # fmt: skip
     """Means and variances of P whole planes, tile by tile.
 
-    Each place of the tile keeps the running mean and second moment of what it has seen (Welford);
-    they are merged once at the end, so no large mean is ever squared.
+    All is relative to the mean of the first tile, so that a large mean takes no digits. Each place
+    of the tile keeps the running mean and second moment of what it has seen (Welford); they are
+    merged once at the end, so no large mean is ever squared.
     """
     plane = tl.program_id(0) * P + tl.arange(0, P)
     W = width * VEC
@@ -30,12 +31,14 @@ def moments_fwd_kernel(
     m = tl.zeros([P, BH, BW], tl.float32)
     m2 = tl.zeros([P, BH, BW], tl.float32)
     seen = 0.0
+    at, inside = place(plane, planes, 0, W, S, BH, BW)
+    first = total(fetch(x, at, inside)) / tl.minimum(S, BH * W)
     for row in range(0, rows, BH):
         at, inside = place(plane, planes, row, W, S, BH, BW)
-        v = fetch(x, at, inside)
+        v = tl.where(inside, fetch(x, at, inside) - first[:, None, None], 0.0)
         if z_h is not None:
             to, mask = along(plane, planes, row, rows, BH)
-            tl.store(z_h + to, tl.sum(v, 2) / W, mask)
+            tl.store(z_h + to, first[:, None] + tl.sum(v, 2) / W, mask)
         seen += 1.0
         d = tl.where(inside, v - m, 0.0)
         m += d * (1.0 / seen)
@@ -45,19 +48,21 @@ def moments_fwd_kernel(
     to, mask = along(plane, planes, 0, W, BW)
     n = tl.where(mask[:, None, :], (full + more.to(tl.int32)).to(tl.float32), 0.0)
     if z_w is not None:
-        tl.store(z_w + to, tl.sum(n * m, 1) / rows, mask)
+        tl.store(z_w + to, first[:, None] + tl.sum(n * m, 1) / rows, mask)
     if var is not None:
         centre = total(n * m) / S
         d = m - centre[:, None, None]
         channel, spatial, k = halves(plane, planes, C, half)
-        tl.store(s + k, centre, channel)
-        tl.store(mean + k, centre, spatial)
+        rounded = first + centre
+        tl.store(s + k, rounded, channel)
+        tl.store(mean + k, rounded, spatial)
+        tl.store(lost + k, first - rounded + centre, spatial)
         tl.store(var + k, total(m2 + n * d * d) / S, spatial)
 
 
 @triton.jit(do_not_specialize=INTEGERS)
 def moments_bwd_kernel(
-    dx, x, dz_h, dz_w, ds, dmean, dvar, mean, out,
+    dx, x, dz_h, dz_w, ds, dmean, dvar, mean, lost, out,
     planes, C, half, rows, count, width, size,
     VEC: tl.constexpr, P: tl.constexpr, BH: tl.constexpr, BW: tl.constexpr,
 ):  # fmt: skip
@@ -74,8 +79,9 @@ def moments_bwd_kernel(
         value += (fetch(dz_w, column_at, column_in) / rows)[:, None, :]
     if dvar is not None:
         channel, spatial, k = halves(plane, planes, C, half)
-        level = (fetch(ds, k, channel) + fetch(dmean, k, spatial)) / S
         slope = 2.0 * fetch(dvar, k, spatial) / S
+        level = (fetch(ds, k, channel) + fetch(dmean, k, spatial)) / S
+        level -= slope * fetch(lost, k, spatial)
         centred = fetch(x, at, inside & spatial[:, None, None])
         centred -= fetch(mean, k, spatial)[:, None, None]
         value += level[:, None, None] + slope[:, None, None] * centred
@@ -91,7 +97,7 @@ def moments(x: Tensor, axes: bool, groups: int) -> tuple[Tensor, ...]:
         moments_fwd_kernel[(tiles.blocks(N * C),)](
             x,
             *(out[:2] if axes else (None, None)),
-            *(out[2:] if groups else (None, None, None)),
+            *(out[2:] if groups else (None, None, None, None)),
             N * C,
             C,
             C // (2 * groups) if groups else 1,
@@ -112,6 +118,7 @@ def moments_backward(
     dmean: Tensor,
     dvar: Tensor,
     mean: Tensor,
+    lost: Tensor,
     axes: bool,
     groups: int,
 ) -> Tensor:
@@ -124,7 +131,7 @@ def moments_backward(
             dx,
             x,
             *((dz_h, dz_w) if axes else (None, None)),
-            *((ds, dmean, dvar, mean) if groups else (None, None, None, None)),
+            *((ds, dmean, dvar, mean, lost) if groups else (None for _ in range(5))),
             out,
             N * C,
             C,

@@ -1,6 +1,6 @@
 """The operators of `ops` on CUDA: Triton kernels, and torch calls for what those do not serve."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -29,10 +29,24 @@ def body(kernel: Callable[..., Any], torch_calls: Callable[..., Any]) -> Callabl
     return operator
 
 
-def gates(z_h: Tensor, z_w: Tensor, s: Tensor, *rest: Any) -> Any:
-    """Return the gates, by the kernel unless the maps are float64 or empty."""
-    served = s.dtype == torch.float32 and z_h.numel() + s.numel() > 0
-    return (triton_gates.gates if served else cpu.gates)(z_h, z_w, s, *rest)
+def attend(
+    x: Tensor,
+    ica: Sequence[Tensor],
+    sa: Sequence[Tensor],
+    beta: Tensor | None,
+    norm_eps: float,
+    group_eps: float,
+    groups: int,
+    shuffle: bool,
+    residual: bool,
+) -> Tensor:
+    """Gate x by what its moments give in evaluation, in three launches."""
+    ica, sa = ([p.contiguous() for p in parameters] for parameters in (ica, sa))
+    z_h, z_w, s, mean, lost, var = triton_moments.moments(x, bool(ica), groups)
+    made = triton_gates.gates(z_h, z_w, s, lost, var, ica, sa, norm_eps, group_eps, groups)
+    axes, planes = made[:2] if ica else (None, None), (*made[2:], mean) if sa else (None,) * 4
+    gates: list[Any] = [*axes, beta, *planes, groups, shuffle, residual]
+    return triton_mix.mix(x, *gates)
 
 
 for _launch, _torch_calls in (
@@ -40,6 +54,6 @@ for _launch, _torch_calls in (
     (triton_moments.moments_backward, cpu.moments_backward),
     (triton_mix.mix, cpu.mix),
     (triton_mix.mix_backward, cpu.mix_backward),
+    (attend, cpu.attend),
 ):
     torch.library.impl(f"icasa::{_launch.__name__}", "CUDA", body(_launch, _torch_calls))
-torch.library.impl("icasa::gates", "CUDA", gates)

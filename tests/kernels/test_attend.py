@@ -1,4 +1,4 @@
-"""The small net as one operator: its values against the modules, and who takes it."""
+"""Evaluation as one operator: its values against the modules, and who takes it."""
 
 import copy
 
@@ -30,7 +30,7 @@ class Calls(TorchDispatchMode):
     count = 0
 
     def __torch_dispatch__(self, call, types, args=(), kwargs=None):
-        self.count += call is OPS.gates.default
+        self.count += call is OPS.attend.default
         return call(*args, **(kwargs or {}))
 
 
@@ -64,18 +64,6 @@ def test_computes_what_the_modules_do(cls, channels, shape, options, dtype, body
     assert distance <= slack / 2 + (modules - exact).norm() / exact.norm()
 
 
-def test_its_gates_are_those_of_the_modules(body):
-    layer, x = make(icasa.ICASA, 24, groups=3), torch.randn(2, 24, 5, 37, generator=seeded(2))
-    ica, sa = layer.ica, layer.sa
-    with torch.no_grad():
-        z_h, z_w, *planes = OPS.moments(x, True, 3)
-        tensors = ica._net().tensors, sa._net().tensors
-        got = OPS.gates(z_h, z_w, planes[0], planes[2], *tensors, 1e-5, 1e-5, 3)
-        wanted = ica._from_means(z_h, z_w, x) | sa._from_moments(*planes)
-    for name, gate in zip(("g_h", "g_w", "gate", "a", "b"), got, strict=True):
-        torch.testing.assert_close(gate, wanted[name], msg=lambda text, n=name: n + text)
-
-
 def draw(shape, dtype):
     return torch.rand(shape, generator=seeded(sum(shape)), dtype=dtype)
 
@@ -85,16 +73,15 @@ def draw(shape, dtype):
 def test_passes_opcheck(parts, dtype, body):
     shapes = [(12, 1, 3), (12,), (8, 12, 1), (8,), *[(12, 8, 1), (12,)] * 2, *[(8,)] * 4]
     coordinate, shuffle = ([draw(s, dtype) for s in sizes] for sizes in (shapes, [(2,)] * 6))
-    x = draw((2, 12, 3, 5), dtype)
-    z_h, z_w, s, _, var = OPS.moments(x, "ica" in parts, 3 * ("sa" in parts))
+    x, beta = draw((2, 12, 3, 5), dtype), draw((1,), dtype) if parts == "ica sa" else None
     lists = (coordinate if "ica" in parts else [], shuffle if "sa" in parts else [])
-    arguments = (z_h, z_w, s, var, *lists, 1e-5, 1e-5, 3)
-    torch.library.opcheck(OPS.gates.default, arguments)
-    strided = [torch.stack((t, -t), -1)[..., 0] for t in arguments[:4]]
-    apart = [[torch.stack((t, -t), -1)[..., 0] for t in tensors] for tensors in lists]
-    got, wanted = OPS.gates(*strided, *apart, *arguments[6:]), OPS.gates(*arguments)
-    for gate, want in zip(got, wanted, strict=True):
-        assert torch.equal(gate, want)
+    options = (beta, 1e-5, 1e-5, 3 * ("sa" in parts), True, True)
+    torch.library.opcheck(OPS.attend.default, (x, *lists, *options))
+    strided, *apart = (
+        [torch.stack((t, -t), -1)[..., 0] for t in tensors] for tensors in ([x], *lists)
+    )
+    got, wanted = OPS.attend(*strided, *apart, *options), OPS.attend(x, *lists, *options)
+    assert torch.equal(got, wanted)
 
 
 @every_class
@@ -126,6 +113,7 @@ REBUILDS = {
     "another dilation": lambda ica: setattr(
         ica.reduce, "depthwise", nn.Conv1d(8, 8, 3, padding=2, dilation=2, groups=8)
     ),
+    "another padding": lambda ica: setattr(ica.reduce.depthwise, "padding_mode", "circular"),
     "no bias": lambda ica: setattr(ica.expand[0], "bias", None),
     "a parametrisation": lambda ica: nn.utils.parametrizations.weight_norm(ica.expand[1]),
     "a wide net": lambda ica: ica.__init__(80, reduction=1, fused=True),
@@ -171,4 +159,4 @@ def test_compiles_into_one_graph_in_evaluation(cls):
     with torch.no_grad():
         compiled = torch.compile(layer, fullgraph=True, backend=backend)
         torch.testing.assert_close(compiled(X), layer(X))
-    assert ["icasa.gates" in code for code in graphs] == [True]
+    assert ["icasa.attend" in code for code in graphs] == [True]
