@@ -19,7 +19,7 @@
 #define LANES _Pragma("omp simd")
 #define PRAGMA(text) _Pragma(#text)
 #define SUM(...) PRAGMA(omp simd reduction(+ : __VA_ARGS__))
-#define BLOCK 4096 /* elements that are summed in float32 */
+#define BLOCK 512 /* elements that are summed in float32 */
 #define CHUNK (1 << 18) /* elements of x that are worked on at a time */
 #define COLUMNS 256 /* columns that are summed at a time */
 

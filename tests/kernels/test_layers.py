@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import icasa
+from icasa.kernels import planes
 from tests.strategies import LAYOUTS, SEEDS, lay_out, randomise, seeded
 
 CLASSES = (icasa.ICA, icasa.SA, icasa.ICASA)
@@ -81,19 +82,42 @@ def test_equals_eager_in_value_gradients_and_statistics(cls, training, data, see
 @pytest.mark.parametrize("offset", [0.0, 1000.0])
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
 @every_class
-def test_float32_is_as_exact_as_eager(cls, training, offset, body):
-    # A float32 mean of 1000 is off by up to 3e-5, which shifts a whole plane.
-    allowed = 3e-4 if offset else 1e-5
+def test_training_is_within_1e_6_but_for_ica_behind_its_float32_means(cls, training, offset, body):
+    # The means z of ICA reach its modules in float32, whose numbers are 6e-5 apart at 1000. Their
+    # gradients, and that of beta, are sums of terms that cancel.
     for seed, options in enumerate(combinations(cls)):
         layer = randomise(cls(24, **options), seed).train(training)
+        if cls is icasa.SA:
+            layer.channel_weight.data /= 1 + offset  # else a gate is 0 or 1, with no gradient
         x, g = numbers((3, 24, 17, 33), seed, offset=offset)
         exact = outcome(insist(layer, False).double(), x.double(), g.double())
         eager = distances(outcome(insist(layer, False), x, g), exact)
         fused = distances(outcome(insist(layer, True), x, g), exact)
         for name, distance in fused.items():
-            assert distance <= allowed + 3 * eager[name], f"{name}, {options}"
-        assert fused["y"] < 1e-6 + 3 * eager["y"] * bool(offset), options
-        assert fused["dx"] < 2e-6 + 3 * eager["dx"] * bool(offset), options
+            behind = cls is not icasa.SA and (offset or name not in ("y", "dx"))
+            allowed = 1e-6 if body == "c" else 2e-6  # whose sums are partly float64
+            allowed = 1e-5 + 3 * eager[name] if behind else allowed
+            assert distance <= allowed, f"{name}, {options}"
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("offset", [0.0, 1000.0])
+@every_class
+def test_evaluation_in_c_is_within_1e_6_behind_a_norm_that_knows_the_maps(cls, offset, layout):
+    if planes.LIBRARY is None:
+        pytest.skip("planes.c was not compiled at installation")
+    for seed, options in enumerate(combinations(cls)):
+        layer = randomise(cls(24, **options), seed)
+        x, _ = numbers((3, 24, 17, 33), seed, offset=offset)
+        teacher = insist(layer, False).double()
+        for norm in teacher.modules():
+            norm.momentum = 1.0
+        teacher(x.double())  # its running statistics are now those of x
+        layer.load_state_dict(teacher.state_dict())
+        with torch.no_grad():
+            got = insist(layer.eval(), True)(lay_out(x, layout))
+            exact = insist(layer, False).double()(x.double())
+        assert (got - exact).norm() <= 1e-6 * exact.norm(), options
 
 
 @pytest.mark.parametrize(

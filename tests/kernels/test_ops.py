@@ -89,3 +89,18 @@ def test_any_strides_give_the_same(parts, body):
         OPS.mix_backward(*strided, groups, shuffle, residual), wanted, strict=True
     ):
         assert torch.equal(got, value)
+
+
+def test_the_gradient_of_the_variance_is_of_values_about_the_exact_mean(body):
+    x, dx = (draw(N, C, H, W, dtype=torch.float32, seed=k) for k in (8, 9))
+    ds, dmean, dvar, mean, lost = (
+        draw(N, C // 2, dtype=torch.float32, seed=k) for k in range(5)
+    )  # lost is as large as mean
+    got = OPS.moments_backward(dx, x, *[torch.empty(0)] * 2, ds, dmean, dvar, mean, lost, False, 3)
+    halves = torch.stack((ds, dmean), 1).unflatten(2, (3, 2)).movedim(1, 2).flatten(1, 3)
+    wanted = dx + halves[..., None, None] / (H * W)
+    spatial = wanted.unflatten(1, (3, 2, 2))[:, :, 1].flatten(1, 2)  # a copy
+    centred = x.unflatten(1, (3, 2, 2))[:, :, 1].flatten(1, 2) - (mean + lost)[..., None, None]
+    spatial += 2 / (H * W) * dvar[..., None, None] * centred
+    wanted.unflatten(1, (3, 2, 2))[:, :, 1] = spatial.unflatten(1, (3, 2))
+    torch.testing.assert_close(got, wanted)
