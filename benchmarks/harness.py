@@ -206,8 +206,8 @@ def spread(name: str, values: np.ndarray) -> dict[str, float]:
     return {key: float(f"{value:.4g}") for key, value in shown.items()}
 
 
-def use_path(module: nn.Module, fused: bool) -> nn.Module:
-    """Put every layer that has two paths on the fused or on the eager one."""
+def use_path(module: nn.Module, fused: bool | None) -> nn.Module:
+    """Put every layer that has two paths on the fused or on the eager one, or let it choose."""
     for layer in module.modules():
         if hasattr(layer, "fused"):
             layer.fused = fused

@@ -73,11 +73,12 @@ def randomised(module: nn.Module, seed: int) -> nn.Module:
 
 
 def variants(name: str, channels: int, settings: Settings, *, peers: bool) -> dict[str, Variant]:
-    """Return a layer's eager and fused path, with `peers` also what others make of it."""
+    """Return a layer's eager, fused and own path, with `peers` also what others make of it."""
     layer = use_path(randomised(LAYERS[name](channels), settings.seed), fused=False)
     made = {"eager": layer}
     if hasattr(layer, "fused"):
         made["fused"] = use_path(copy.deepcopy(layer), fused=True)
+        made["default"] = use_path(copy.deepcopy(layer), fused=None)
     if peers and name in OFFICIAL:
         made["official style"] = Official(copy.deepcopy(layer))
     pairs = {variant: Variant(module, layer) for variant, module in made.items()}

@@ -45,10 +45,10 @@ class SA(nn.Module):
         shuffle: whether the channels are shuffled at the end. Without it the output stays aligned
             with the input, as a residual or a pretrained neighbour needs.
         ndim: number of spatial axes, 1, 2 or 3.
-        fused: None for the fast path where it serves on the CPU, the same values in fewer passes
-            over x; False for plain torch operators; True to insist, also on CUDA by Triton, which
-            copies a map that is not contiguous into one that is, and refuses ``lengths`` and what
-            else it cannot serve.
+        fused: None for the fast path where it serves and pays on the CPU, the same values in fewer
+            passes over x; False for plain torch operators; True to insist, also on small maps in
+            training and on CUDA by Triton, which copies a map that is not contiguous into one that
+            is, and refuses ``lengths`` and what else it cannot serve.
         device: where the parameters are made.
         dtype: type of the parameters.
 
@@ -155,7 +155,8 @@ class SA(nn.Module):
         groups = (s.shape[0], self.groups, len(gamma))
         gate = torch.sigmoid(torch.addcmul(b1, w1, s.view(groups)))
         slope = w2 * gamma * torch.rsqrt(var.view(groups) + self.norm.eps)
-        offset = torch.addcmul(b2, w2, shift) - slope * lost.view(groups)  # of x - mean
+        offset = torch.addcmul(b2, w2, shift)
+        offset = torch.addcmul(offset, slope, lost.view(groups), value=-1)  # of x - mean
         return {
             "gate": gate.flatten(1),
             "a": slope.flatten(1),

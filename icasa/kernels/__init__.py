@@ -22,7 +22,9 @@ OPS = torch.ops.icasa
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 DEVICES = ("cpu", "cuda") if importlib.util.find_spec("triton") else ("cpu",)
 PLAIN = (Tensor, nn.Parameter)  # and no subclass
-WORTHWHILE = 1 << 18  # elements below which the torch calls of `cpu` are no gain
+# Elements below which the fast path is no gain on the CPU: of the torch calls of `cpu`, and of ICA
+# or SA alone with gradients, whose few eager operators cost less than two autograd.Functions.
+WORTHWHILE, WORTHWHILE_ALONE = 1 << 18, 1 << 17
 # Before torch had is_exporting, an export could not be told from a compilation.
 is_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
 
@@ -95,9 +97,9 @@ def usable(x: Tensor, lengths: Tensor | None, fused: bool | None, *called: nn.Mo
         x: the layer's input, (N, C, \*S).
         lengths: valid positions, which the fast path does not know.
         fused: False for never; None where it serves and is known to be no slower, a plain
-            contiguous map on the CPU that is not being exported; True for always, with a copy of a
-            map in another layout.
-        called: modules whose call the fast path skips.
+            contiguous map on the CPU that is not being exported and, with gradients, not small;
+            True for always, with a copy of a map in another layout.
+        called: modules whose call the fast path skips, the two branches of ICASA.
 
     Raises:
         ValueError: if ``fused`` is True and the fast path cannot serve.
@@ -113,8 +115,12 @@ def usable(x: Tensor, lengths: Tensor | None, fused: bool | None, *called: nn.Mo
         return not obstacle
     plain = type(x) in PLAIN and x.is_contiguous()
     # On CUDA it must be asked for: the Triton bodies ran in its interpreter, on no device yet.
-    quick = not x.is_cuda and (cpu.in_c(x) or x.numel() >= WORTHWHILE)
-    return plain and quick and not is_exporting() and x.numel() > 0
+    if not plain or x.is_cuda or is_exporting():
+        return False
+    least = 1 if cpu.in_c(x) else WORTHWHILE
+    if torch.is_grad_enabled() and not called:
+        least = max(least, WORTHWHILE_ALONE)
+    return x.numel() >= least
 
 
 def _obstacle(x: Tensor, lengths: Tensor | None, called: tuple[nn.Module, ...]) -> str:

@@ -61,7 +61,8 @@ def test_wants_two_axes_and_one_of_three_values_when_it_is_built(cls):
 def test_none_takes_the_fast_path_for_a_plain_map_alone(cls, body):
     layer, large = cls(8).eval(), torch.randn(2, 8, 128, 128)
     assert runs_fused(layer, large)
-    assert runs_fused(layer, X) == (body == "c")
+    with torch.no_grad():
+        assert runs_fused(layer, X) == (body == "c")
     assert not runs_fused(cls(8, dtype=torch.float64).eval(), X.double())
     assert not runs_fused(cls(8, fused=False), large)
     assert not runs_fused(layer, lay_out(large, "sliced"))
@@ -69,6 +70,16 @@ def test_none_takes_the_fast_path_for_a_plain_map_alone(cls, body):
     assert not runs_fused(layer, X[:0])
     assert runs_fused(cls(8, fused=True), X[:0])
     assert not runs_fused(cls(8, ndim=1), torch.randn(2, 8, 5))
+
+
+def test_none_leaves_one_branch_on_a_small_map_with_gradients_to_eager():
+    if planes.LIBRARY is None:
+        pytest.skip("planes.c was not compiled at installation")
+    small, large = torch.randn(1, 8, 128, 127), torch.randn(1, 8, 128, 128)
+    for cls in CLASSES:
+        assert runs_fused(cls(8), small) == (cls is icasa.ICASA)
+        assert runs_fused(cls(8), large)
+        assert runs_fused(cls(8, fused=True), small)
 
 
 def test_hooks_on_a_branch_are_run():
