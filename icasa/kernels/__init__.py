@@ -22,9 +22,9 @@ OPS = torch.ops.icasa
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 DEVICES = ("cpu", "cuda") if importlib.util.find_spec("triton") else ("cpu",)
 PLAIN = (Tensor, nn.Parameter)  # and no subclass
-# Elements below which the fast path is no gain on the CPU: of the torch calls of `cpu`, and of ICA
-# or SA alone with gradients, whose few eager operators cost less than two autograd.Functions.
-WORTHWHILE, WORTHWHILE_ALONE = 1 << 18, 1 << 17
+# Elements below which the fast path is no gain on the CPU: by torch calls, and with gradients, as a
+# few eager operators cost less than two autograd.Functions, the more so of ICA or SA alone.
+IN_TORCH, WITH_GRADIENTS, ALONE_WITH_GRADIENTS = 1 << 18, 1 << 14, 1 << 17
 # Before torch had is_exporting, an export could not be told from a compilation.
 is_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
 
@@ -104,23 +104,25 @@ def usable(x: Tensor, lengths: Tensor | None, fused: bool | None, *called: nn.Mo
     Raises:
         ValueError: if ``fused`` is True and the fast path cannot serve.
     """
-    if fused is False:
+    if fused is False or (fused is None and not _pays(x, alone=len(called) == 0)):
         return False
     obstacle = _obstacle(x, lengths, called)
     if fused and obstacle:
         raise ValueError(f"fused=True {obstacle}, or build the layer with fused=None")
     if fused and x.is_cuda:
         from icasa.kernels import triton_ops  # noqa: F401 (registers, and is slow to import)
-    if fused or obstacle:
-        return not obstacle
-    plain = type(x) in PLAIN and x.is_contiguous()
+    return not obstacle
+
+
+def _pays(x: Tensor, *, alone: bool) -> bool:
+    """Whether the fast path is known to be no slower, for one branch `alone` or both."""
     # On CUDA it must be asked for: the Triton bodies ran in its interpreter, on no device yet.
-    if not plain or x.is_cuda or is_exporting():
+    if type(x) not in PLAIN or x.is_cuda or is_exporting() or torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
         return False
-    least = 1 if cpu.in_c(x) else WORTHWHILE
-    if torch.is_grad_enabled() and not called:
-        least = max(least, WORTHWHILE_ALONE)
-    return x.numel() >= least
+    size, least = x.numel(), 1
+    if torch.is_grad_enabled():
+        least = ALONE_WITH_GRADIENTS if alone else WITH_GRADIENTS
+    return size >= least and (size >= IN_TORCH or cpu.in_c(x)) and x.is_contiguous()
 
 
 def _obstacle(x: Tensor, lengths: Tensor | None, called: tuple[nn.Module, ...]) -> str:
