@@ -121,6 +121,8 @@ def _pays(x: Tensor, *, alone: bool) -> bool:
         return False
     size, least = x.numel(), 1
     if torch.is_grad_enabled():
+        if alone and x.element_size() < 4:  # the copies in float32 take what one branch saves
+            return False
         least = ALONE_WITH_GRADIENTS if alone else WITH_GRADIENTS
     return size >= least and (size >= IN_TORCH or cpu.in_c(x)) and x.is_contiguous()
 

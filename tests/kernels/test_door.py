@@ -82,6 +82,7 @@ def test_none_leaves_a_small_map_with_gradients_to_eager(cls):
     assert runs_fused(cls(8), large)
     assert not runs_fused(cls(8), small)
     assert runs_fused(cls(8, fused=True), small)
+    assert runs_fused(cls(8).bfloat16(), large.bfloat16()) == (cls is icasa.ICASA)
     with torch.no_grad():
         assert runs_fused(cls(8), small)
 
