@@ -203,6 +203,8 @@ def attend(
         if net is None or not _served(x, net):
             return None
         nets.append(net)
+    if beta is not None and (type(beta) not in PLAIN or beta.device != x.device):
+        return None
     parameters, eps = [net.tensors for net in nets], [net.eps for net in nets]
     return OPS.attend(x.contiguous(), *parameters, beta, *eps, groups, shuffle, residual)  # type: ignore[no-any-return]
 

@@ -304,7 +304,7 @@ def _register(name: str, maps: int) -> None:
         if x.dtype == torch.float32:
             return c_calls(x, *others)
         if name == "attend":  # a copy of a part stays in the cache
-            y = torch.empty_like(x)
+            y = x.new_empty(x.shape)
             for part, (xs,) in chunks(x, x):
                 y[part].copy_(c_calls(xs, *others))
             return y

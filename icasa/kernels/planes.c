@@ -2,7 +2,8 @@
 
    Planes are dealt to the threads of torch's own OpenMP pool, whose symbols the process already
    holds. Each plane is summed by one thread in one order, so that no result depends on their
-   number. Short sums are float32 in vector lanes, sums of these float64. */
+   number. Means are summed in float64; other sums in float32 over a short stretch of vector lanes,
+   and these in float64. */
 
 #include <math.h>
 #include <stdint.h>
@@ -158,7 +159,8 @@ void icasa_moments(const float *x, float *z_h, float *z_w, float *s, float *mean
         int kind = half_of(d, p, &k);
         const float *plane = x + p * size;
         double exact =
-            (z_h ? sums(plane, z_h + p * d.H, z_w + p * d.W, 0, d.H, d.W) : sum(plane, size)) / size;
+            z_h ? sums(plane, z_h + p * d.H, z_w + p * d.W, 0, d.H, d.W) : sum(plane, size);
+        exact /= size;
         if (kind == CHANNEL)
             s[k] = exact;
         if (kind == SPATIAL) {
@@ -447,7 +449,8 @@ VECTORISED static void axis_gates(const double *z, const Net *net, float *g_h, f
     for (int axis = 0; axis < 2; axis++) {
         const float *weight = net->to_axis[2 * axis], *bias = net->to_axis[2 * axis + 1];
         int64_t origin = axis ? d.H : 0, size = axis ? d.W : d.H, end = origin + size;
-        int64_t from = start > origin ? start : origin, to = start + TILE < end ? start + TILE : end;
+        int64_t from = start > origin ? start : origin;
+        int64_t to = start + TILE < end ? start + TILE : end;
         for (int64_t c = 0; c < d.C && from < to; c++) {
             float gate[TILE];
             for (int i = 0; i < TILE; i++)

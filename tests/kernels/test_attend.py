@@ -21,6 +21,8 @@ CASES = [  # channels, shape, options
     (64, (1, 56, 56), {"groups": 8, "reduction": 3}),
     (128, (2, 7, 65), {"reduction": 2, "groups": 1}),
     (10, (1, 2, 3), {"kernel_size": 9, "groups": 1}),
+    (12, (1, 3, 300), {"groups": 3}),  # more columns than are summed at a time
+    (16, (7, 60, 70), {}),  # more samples than are worked on at a time
 ]
 
 
@@ -58,7 +60,7 @@ def test_computes_what_the_modules_do(cls, channels, shape, options, dtype, body
         assert takes_it(layer, x)
         got, exact = layer(x), copy.deepcopy(layer).double()(x.double())
     modules = layer(x)  # with gradients
-    slack = {torch.float32: 3e-6, torch.float64: 1e-13, torch.bfloat16: 4e-3}[dtype]
+    slack = {torch.float32: 1e-6, torch.float64: 1e-13, torch.bfloat16: 4e-3}[dtype]
     distance = (got - exact).norm() / exact.norm()
     assert distance <= slack
     assert distance <= slack / 2 + (modules - exact).norm() / exact.norm()
@@ -69,7 +71,7 @@ def draw(shape, dtype):
 
 
 @pytest.mark.parametrize("parts", ["ica", "sa", "ica sa"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
 def test_passes_opcheck(parts, dtype, body):
     shapes = [(12, 1, 3), (12,), (8, 12, 1), (8,), *[(12, 8, 1), (12,)] * 2, *[(8,)] * 4]
     coordinate, shuffle = ([draw(s, dtype) for s in sizes] for sizes in (shapes, [(2,)] * 6))
