@@ -2,8 +2,8 @@
 
    Planes are dealt to the threads of torch's own OpenMP pool, whose symbols the process already
    holds. Each plane is summed by one thread in one order, so that no result depends on their
-   number. Means are summed in float64; other sums in float32 over a short stretch of vector lanes,
-   and these in float64. */
+   number. Sums are in float32 over a short stretch of vector lanes or of centred values, and these
+   in float64. */
 
 #include <math.h>
 #include <stdint.h>
@@ -88,7 +88,11 @@ INLINE float sigmoid(float t) {
     return 1.0f / (1.0f + e * power.value);
 }
 
-/* Stores a mean in float64 for this library's own use, in float32 for others. */
+/* Means are float64 in this library's own scratch (wide), float32 for others. */
+INLINE double get(const void *from, int64_t i, int wide) {
+    return wide ? ((const double *)from)[i] : ((const float *)from)[i];
+}
+
 INLINE void put(void *to, int64_t i, double value, int wide) {
     if (wide)
         ((double *)to)[i] = value;
@@ -105,29 +109,33 @@ VECTORISED static double sum(const float *x, int64_t size) {
     return total;
 }
 
-/* Sum of a plane, and the means of its rows and columns. */
+/* Sum of a plane, and the means of its rows and columns. Sums are of what is left without the mean
+   of the first row: in float32 they then lose no more at an offset than about zero. */
 VECTORISED static double sums(const float *x, void *z_h, void *z_w, int wide, int64_t H,
                               int64_t W) {
-    double total = 0, columns[COLUMNS];
-    for (int64_t h = 0; h < H; h++) {
-        double row = 0;
-        SUM(row)
-        for (int64_t w = 0; w < W; w++)
-            row += x[h * W + w];
-        total += row;
-        put(z_h, h, row / W, wide);
-    }
+    double total = 0, offset = sum(x, W) / W;
+    float shift = isfinite(offset) ? offset : 0;
     for (int64_t from = 0; from < W; from += COLUMNS) {
         int64_t count = W - from < COLUMNS ? W - from : COLUMNS;
-        memset(columns, 0, count * sizeof(double));
-        for (int64_t h = 0; h < H; h++)
-            LANES
-            for (int64_t w = 0; w < count; w++)
-                columns[w] += x[h * W + from + w];
+        float columns[COLUMNS] = {0};
+        for (int64_t h = 0; h < H; h++) {
+            const float *line = x + h * W + from;
+            float row = 0;
+            SUM(row)
+            for (int64_t w = 0; w < count; w++) {
+                float value = line[w] - shift;
+                row += value;
+                columns[w] += value;
+            }
+            total += row;
+            put(z_h, h, from ? get(z_h, h, wide) + row : row, wide);
+        }
         for (int64_t w = 0; w < count; w++)
-            put(z_w, from + w, columns[w] / H, wide);
+            put(z_w, from + w, shift + (double)columns[w] / H, wide);
     }
-    return total;
+    for (int64_t h = 0; h < H; h++)
+        put(z_h, h, shift + get(z_h, h, wide) / W, wide);
+    return total + (double)shift * H * W;
 }
 
 VECTORISED static double sum_of_squares(const float *x, float mean, int64_t size) {
