@@ -201,10 +201,18 @@ def read_cells(folder: Path) -> dict[Path, tuple[Cell, dict[str, Any]]]:
 
 def trained(record: Mapping[str, Any], folder: Path) -> tuple[argparse.Namespace, nn.Module]:
     """Return the flags and the trained network of a cell whose checkpoint lies in `folder`."""
-    _, _, _, *argv = shlex.split(record["run"]["command"])  # python -m examples.ser.train ...
+    state = torch.load(folder / "checkpoint.pt", weights_only=True)["model"]
+    return restore(record["run"]["command"], record["labels"], state)
+
+
+def restore(
+    command: str, labels: Sequence[str], state: Mapping[str, Any]
+) -> tuple[argparse.Namespace, nn.Module]:
+    """Return the flags of a training command, and the network that it made of `state`."""
+    _, _, _, *argv = shlex.split(command)  # python -m examples.ser.train ...
     args = options.parse(argv)
-    net = options.network(args, len(record["labels"]))
-    net.load_state_dict(torch.load(folder / "checkpoint.pt", weights_only=True)["model"])
+    net = options.network(args, len(labels))
+    net.load_state_dict(state)
     return args, net.eval()
 
 

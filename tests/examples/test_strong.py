@@ -1,11 +1,17 @@
 """The recipe's table: means over seeds, the ensemble, and gains over what both have run."""
 
+import json
+
 import numpy as np
 import pytest
+import torch
 
-from examples.ser import strong
+from examples.ser import strong, train
 from examples.ser.corpora import RAVDESS_LABELS, ravdess_rows
+from examples.ser.data import load
+from examples.ser.evaluate import utterance_posteriors
 from examples.ser.reproduce import Cell
+from examples.ser.synthetic import write_synthetic
 from examples.ser.tables import Runs
 
 
@@ -27,6 +33,7 @@ def runs(seed, right, folds=range(6)):
 
 
 def made(*records):
+    """Runs of a cell of the recipe."""
     cell = Cell("ravdess", "speaker", "none", 0, 1, "strong", 30, "32-true")
     return Runs(cell, tuple(r for part in records for r in part))
 
@@ -57,3 +64,20 @@ def test_the_gain_is_ours_less_the_baseline():
     assert row["low"] < row["UA gained"] < row["high"]
     assert row["UA gained"] == pytest.approx(30 * 7 / 8, abs=5)
     assert row["p"] < 0.05
+
+
+@pytest.mark.parametrize("flags", [["--attention", "none"], ["--attention", "icasa", "--aam"]])
+def test_what_is_shipped_says_what_the_run_said(flags, tmp_path):
+    manifest = str(write_synthetic(tmp_path / "corpus", per_class=4))
+    source = ["--manifest", manifest, "--cache", str(tmp_path / "cache"), "--quiet"]
+    run = ["--out", str(tmp_path / "run"), "--epochs", "2", "--device", "cpu", "--threads", "1"]
+    train.main(["--strong", *flags, *source, *run])
+    record = json.loads((tmp_path / "run" / "predictions.json").read_text())
+    strong.ship(Runs(made().cell, (record,)), tmp_path / "run", tmp_path / "strong.pt")
+    torch.manual_seed(7)  # of no weight that is left as drawn
+    args, labels, net = strong.load(tmp_path / "strong.pt")
+    _, data = load(args)
+    _, posterior = utterance_posteriors(net, data["test"], len(labels))
+    said = [clip["last"] for clip in record["utterances"]]
+    np.testing.assert_allclose(posterior, said, atol=2e-5)
+    assert data["test"].x.shape[2:] == (53, 320)
