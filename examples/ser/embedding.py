@@ -73,13 +73,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     corpus, frames = read(args)
     points: dict[str, np.ndarray] = {}
     for variant in OURS:
-        want = ("speaker", variant, args.fold, args.seed)
+        want = (True, "speaker", variant, args.fold, args.seed)
         found = [
             (cell, record) for cell, record in read_cells(args.grid).values()
-            if (cell.protocol, cell.variant, cell.fold, cell.seed) == want
+            if (cell.papers, cell.protocol, cell.variant, cell.fold, cell.seed) == want
         ]  # fmt: skip
         if not found:
-            raise SystemExit(f"no cell {want} in {args.grid}; run examples.ser.reproduce first")
+            raise SystemExit(f"no cell {want[1:]} in {args.grid}; run examples.ser.reproduce first")
         cell, record = found[0]
         folder = args.runs / cell.name
         points["input"], points[variant], clips = embed(record, folder, corpus, frames)

@@ -95,6 +95,11 @@ class Cell:
         where = f"{self.corpus}-{self.protocol}-{self.variant}-{budget}-{self.precision}"
         return f"{where}-seed{self.seed}-fold{self.fold}"
 
+    @property
+    def papers(self) -> bool:
+        """Whether it is the paper's model, at whatever budget."""
+        return self.preset != "strong"
+
     @classmethod
     def parse(cls, name: str) -> "Cell":
         """Read a cell off its name."""

@@ -70,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     facts = provenance("robustness", argv, SEED, torch.device("cpu")) | {"commit": git_commit()}
     for path, (cell, record) in read_cells(args.grid).items():
         folder = args.runs / cell.name
-        todo = cell.protocol == "speaker" and cell.variant in args.variants
+        todo = cell.papers and cell.protocol == "speaker" and cell.variant in args.variants
         if todo and "degraded" not in record and (folder / "checkpoint.pt").exists():
             clips = evaluate(record, folder, corpus, frames)
             record |= {"utterances": clips, "degraded": facts}

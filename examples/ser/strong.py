@@ -88,7 +88,7 @@ def main() -> None:
     grid = read_grid(GRID).items()
     found = {
         key[-1]: by_seed(runs) for key, runs in grid
-        if runs.cell.preset == "strong" and runs.cell.protocol == "speaker"
+        if not runs.cell.papers and runs.cell.protocol == "speaker"
     }  # fmt: skip
     rows = []
     for variant, seeds in found.items():

@@ -325,7 +325,7 @@ def draw(grid: Grid) -> None:
 
 def main() -> None:
     """Write every table and picture that the grid has runs of the paper's model for."""
-    grid = {key: runs for key, runs in read_grid(GRID).items() if runs.cell.preset != "strong"}
+    grid = {key: runs for key, runs in read_grid(GRID).items() if runs.cell.papers}
     for table in ACCURACY:
         write(f"table{int(table):02}", accuracy(table, grid))
     write("table13", table13(grid))

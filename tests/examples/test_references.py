@@ -1,5 +1,7 @@
 """What stands beside the grid: similarity, SVM, degraded speech and embeddings, end to end."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -53,6 +55,17 @@ def test_degraded_speech_is_scored_once_and_clean_speech_as_in_training(corpus):
     before = {path: path.read_bytes() for path in read_cells(root / "grid")}
     robustness.main(flags)
     assert before == {path: path.read_bytes() for path in read_cells(root / "grid")}
+
+
+def test_only_the_papers_model_is_scored_on_degraded_speech(corpus, tmp_path):
+    root, source = corpus
+    (source_path, (cell, _)), *_ = read_cells(root / "grid").items()
+    strong = replace(cell, preset="strong")
+    (tmp_path / f"{strong.name}.json.gz").write_bytes(source_path.read_bytes())
+    (tmp_path / strong.name).mkdir()
+    (tmp_path / strong.name / "checkpoint.pt").touch()
+    robustness.main([*source, "--runs", str(tmp_path), "--grid", str(tmp_path)])
+    assert (tmp_path / f"{strong.name}.json.gz").read_bytes() == source_path.read_bytes()
 
 
 def test_packed_features_cannot_be_degraded(capsys):
