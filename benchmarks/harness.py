@@ -3,11 +3,14 @@
 A timed call is a `Case`: it returns the tensors that it computes, and names what they should be.
 `measure` compares first and raises `WrongVariantError` before anything is timed, so that no row
 stands for a variant that computes something else. The cases of one run take turns, round by round,
-so that a drift of the machine meets all of them; a ratio is taken round by round too.
+so that a drift of the machine meets all of them; a ratio is taken round by round too. Freed memory
+stays with the process, so that no case pays for pages that another gave back.
 """
 
 import argparse
 import copy
+import ctypes
+import os
 import platform
 import shlex
 import subprocess
@@ -84,6 +87,7 @@ def settle(args: argparse.Namespace, script: str, argv: Sequence[str]) -> Settin
         "cpu": cpu_model(),
         "dtype": "float32",
         "threads": torch.get_num_threads(),
+        "allocator": "keeps pages" if keep_pages() else "returns pages",
         "python": platform.python_version(),
         "torch": torch.__version__,
         "numpy": np.__version__,
@@ -93,6 +97,17 @@ def settle(args: argparse.Namespace, script: str, argv: Sequence[str]) -> Settin
     }
     rounds = args.rounds or (9 if args.quick else args.default_rounds)
     return Settings(device, rounds, args.quick, args.out, args.seed, facts)
+
+
+def keep_pages() -> bool:
+    """Have glibc keep what is freed, and say whether it does.
+
+    Else a call with a large result may pay for new pages, up to several times its own work, and
+    which call does depends on what ran before it.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
+    no_trim, no_maps = (-1, -1), (-4, 0)  # M_TRIM_THRESHOLD, M_MMAP_MAX
+    return mallopt is not None and all(mallopt(*option) for option in (no_trim, no_maps))
 
 
 def commit() -> str:

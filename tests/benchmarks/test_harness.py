@@ -13,7 +13,17 @@ from benchmarks.harness import Case, WrongVariantError, measure, parser, settle,
 from icasa import ICASA, SE
 
 CPU = torch.device("cpu")
-PROVENANCE = ["commit", "device", "cpu", "dtype", "threads", "python", "torch", "numpy"]
+PROVENANCE = [
+    "commit",
+    "device",
+    "cpu",
+    "dtype",
+    "threads",
+    "allocator",
+    "python",
+    "torch",
+    "numpy",
+]
 PROVENANCE += ["seed", "command", "date"]
 
 
