@@ -81,24 +81,25 @@ def draw_boxes(groups: dict[str, Sequence[float]], title: str, path: Path) -> No
 
 
 def draw_protocols(rows: Sequence[dict[str, Any]], chance: float, path: Path) -> None:
-    """Weighted accuracy by what leaks from training into test, a bar per model."""
-    leaks = list(dict.fromkeys(row["leak"] for row in rows))
+    """Weighted accuracy by what leaks from training into test, a bar per model that was run."""
     models = list(dict.fromkeys(row["model"] for row in rows))
-    size = (8, 1 + 0.18 * len(models) * len(leaks))
-    figure, axes = plt.subplots(figsize=size, layout="constrained")
-    height = 0.8 / len(models)
+    leaks = list(dict.fromkeys(row["leak"] for row in rows))
+    order = sorted(rows, key=lambda row: (leaks.index(row["leak"]), models.index(row["model"])))
+    places = [n + leaks.index(row["leak"]) for n, row in enumerate(order)]  # a gap between leaks
+    figure, axes = plt.subplots(figsize=(8, 1.6 + 0.22 * places[-1]), layout="constrained")
     for n, model in enumerate(models):
-        found = {row["leak"]: row for row in rows if row["model"] == model}
-        places = [i + n * height for i, leak in enumerate(leaks) if leak in found]
-        values = [float(found[leak]["WA"]) for leak in leaks if leak in found]
-        spread = [float(found[leak]["WA SD"]) for leak in leaks if leak in found]
-        bars = axes.barh(places, values, height * 0.9, xerr=spread, label=model)
+        some = [(at, row) for at, row in zip(places, order, strict=True) if row["model"] == model]
+        at, found = zip(*some, strict=True)
+        values, spread = ([float(row[key]) for row in found] for key in ("WA", "WA SD"))
+        bars = axes.barh(at, values, 0.9, xerr=spread, label=model, color=f"C{n}")
         axes.bar_label(bars, fmt="%.1f", padding=3, fontsize=8)
     axes.axvline(chance, color="grey", linewidth=0.8, linestyle=":", label="chance")
-    axes.set_yticks([i + height * (len(models) - 1) / 2 for i in range(len(leaks))], leaks)
+    middles = [np.mean([at for at, row in zip(places, order, strict=True) if row["leak"] == leak])
+               for leak in leaks]  # fmt: skip
+    axes.set_yticks(middles, leaks)
     axes.invert_yaxis()
     axes.set(xlim=(0, 100), xlabel="WA (%), mean and SD over folds")
-    axes.legend(loc="lower right")
+    figure.legend(loc="outside lower center", ncols=3)
     _save(figure, path)
 
 
