@@ -22,7 +22,8 @@ def trained(monkeypatch):
     """Stand in for the training processes; returns the commands."""
     commands = []
 
-    def run(command, stdout, stderr):
+    def run(command, stdout, stderr, env):
+        assert env.items() >= reproduce.MALLOC.items()
         commands.append(command)
         args = options.parse(command[3:])
         (args.out / "predictions.json").write_text(json.dumps({"fold": args.fold}))
