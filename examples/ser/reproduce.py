@@ -67,7 +67,7 @@ TABLES = {
 }
 SEED = 987654
 # glibc then keeps what torch frees, where it would give each map back to the system and have it
-# zeroed again by the next step: on a processor a sixth of the time of MACNN's step.
+# zeroed again by the next step.
 MALLOC = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": f"{1 << 36}"}
 NAME = (
     r"(?P<corpus>\w+)-(?P<protocol>speaker|leaky-\w+)-(?P<variant>.+)-(?P<preset>[a-z]+)"
