@@ -13,7 +13,6 @@ import ctypes
 import os
 import platform
 import shlex
-import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timezone
@@ -23,6 +22,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+from examples.ser.report import git_commit
 
 RESULTS = Path(__file__).parent / "results"
 BLOCK = 2e-3  # seconds: a shorter call is repeated until a round of it takes as long
@@ -82,7 +83,7 @@ def settle(args: argparse.Namespace, script: str, argv: Sequence[str]) -> Settin
     device = torch.device(kind)
     args.out.mkdir(parents=True, exist_ok=True)
     facts = {
-        "commit": commit(),
+        "commit": git_commit(),
         "device": torch.cuda.get_device_name(device) if kind == "cuda" else "cpu",
         "cpu": cpu_model(),
         "dtype": "float32",
@@ -108,24 +109,6 @@ def keep_pages() -> bool:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
     no_trim, no_maps = (-1, -1), (-4, 0)  # M_TRIM_THRESHOLD, M_MMAP_MAX
     return mallopt is not None and all(mallopt(*option) for option in (no_trim, no_maps))
-
-
-def commit() -> str:
-    """Commit that runs, "-dirty" if its code was changed since, or "not a checkout".
-
-    Results do not count as code: else the first script of `make bench` would taint the others.
-    """
-
-    def git(*words: str) -> str:
-        command = ["git", "-C", str(RESULTS.parent), *words]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-
-    try:
-        head = git("rev-parse", "HEAD")
-    except (OSError, subprocess.CalledProcessError):
-        return "not a checkout"
-    code = (":/", ":(top,exclude)*/results/*")
-    return head + ("-dirty" if git("status", "--porcelain", "-uno", "--", *code) else "")
 
 
 def cpu_model() -> str:

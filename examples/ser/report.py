@@ -18,19 +18,22 @@ from examples.ser.features import Segments
 from examples.ser.figures import draw_beta, draw_confusion, draw_curves
 
 
-def git_commit() -> str:
-    """Commit of the code that runs, "-dirty" if it was changed since, or "not a checkout"."""
-    git = [
-        "git",
-        "-C",
-        str(Path(__file__).parent),
-        "describe",
-        "--always",
-        "--abbrev=40",
-        "--dirty",
-    ]
-    done = subprocess.run([*git, "--exclude=*"], capture_output=True, text=True, check=False)
-    return done.stdout.strip() if done.returncode == 0 else "not a checkout"
+def git_commit(folder: Path = Path(__file__).parent) -> str:
+    """Commit of the code in `folder`, "-dirty" if it was changed since, or "not a checkout".
+
+    Results do not count as code: else the first script that writes some would taint the others.
+    """
+
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(folder), *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        head = git("rev-parse", "HEAD")
+    except (OSError, subprocess.CalledProcessError):
+        return "not a checkout"
+    code = (":/", ":(top,exclude)*/results/*")
+    return head + ("-dirty" if git("status", "--porcelain", "-uno", "--", *code) else "")
 
 
 def provenance(

@@ -1,8 +1,5 @@
 """The harness: a wrong variant is refused before it is timed, and rows say where they come from."""
 
-import re
-import subprocess
-
 import numpy as np
 import pytest
 import torch
@@ -87,28 +84,6 @@ def test_every_row_gets_its_provenance(tmp_path):
     assert settings.provenance["command"].startswith("python -m benchmarks.layers --quick --seed 7")
     assert (tmp_path / "new").is_dir()
     assert settings.rounds == 9
-
-
-def git(folder, *words):
-    who = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
-    subprocess.run(["git", "-C", str(folder), *who, *words], check=True, capture_output=True)
-
-
-def test_the_commit_is_dirty_by_changed_code_but_not_by_changed_results(tmp_path, monkeypatch):
-    results = tmp_path / "benchmarks" / "results"
-    monkeypatch.setattr(harness, "RESULTS", results)
-    results.mkdir(parents=True)
-    assert harness.commit() == "not a checkout"
-    for name in ("benchmarks/results/a.csv", "code.py"):
-        (tmp_path / name).write_text("1")
-    git(tmp_path, "init")
-    git(tmp_path, "add", ".")
-    git(tmp_path, "commit", "-m", "first")
-    (results / "a.csv").write_text("2")
-    clean = harness.commit()
-    assert re.fullmatch("[0-9a-f]{40}", clean)
-    (tmp_path / "code.py").write_text("2")
-    assert harness.commit() == f"{clean}-dirty"
 
 
 def test_the_reference_is_a_float64_copy_on_the_eager_path():
