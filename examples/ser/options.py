@@ -148,6 +148,11 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     for key in ("epochs", "batch_size", "lr"):
         if not getattr(args, key) > 0:
             parser.error(f"--{key.replace('_', '-')} must be above 0, got {getattr(args, key)}")
+    for key in ("places", "head", "padding"):
+        if args.network != "macnn" and getattr(args, key) != parser.get_default(key):
+            parser.error(
+                f"--{key} shapes MACNN, got --network {args.network}; leave one of them out"
+            )
     if args.validation and args.protocol != "speaker":
         parser.error("--validation speakers need --protocol speaker; add --no-validation")
     return args

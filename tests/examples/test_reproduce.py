@@ -107,3 +107,9 @@ def test_a_preset_sets_what_is_not_given():
     assert (strong.features, strong.network, strong.augment) == ("prosody", "tdnn", ["jitter"])
     assert options.parse([*flags, "--strong", "--epochs", "3"]).epochs == 3
     assert train.parse is options.parse
+
+
+def test_a_flag_of_another_network_is_refused(capsys):
+    with pytest.raises(SystemExit):
+        options.parse(["--ravdess", "r", "--out", "o", "--strong", "--head", "dot"])
+    assert "--head shapes MACNN, got --network tdnn" in capsys.readouterr().err
