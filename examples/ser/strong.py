@@ -41,15 +41,17 @@ def by_seed(runs: Runs) -> dict[int, Runs]:
 
 
 def accuracy(seeds: Mapping[int, Runs]) -> dict[str, float]:
-    """WA and UA of all clips: mean and SD over seeds, and of the mean posterior over seeds."""
+    """WA and UA of all clips: the mean; of several seeds their SD and their mean posterior's."""
     single = [scores(*runs.pooled(), runs.labels) for runs in seeds.values()]
     posteriors, classes = zip(*(sorted_clips(runs) for runs in seeds.values()), strict=True)
     together = scores(np.mean(posteriors, axis=0), classes[0], next(iter(seeds.values())).labels)
     row = {}
     for measure in MEASURES:
         values = [result[measure] for result in single]
-        row |= {measure: np.mean(values), f"{measure} SD": np.std(values)}
-        row[f"{measure} of the ensemble"] = together[measure]
+        row[measure] = np.mean(values)
+        if len(values) > 1:
+            row[f"{measure} SD"] = np.std(values)
+            row[f"{measure} of the ensemble"] = together[measure]
     return row
 
 

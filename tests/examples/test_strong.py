@@ -52,6 +52,10 @@ def test_seeds_are_averaged_and_their_mean_posterior_is_better():
     assert strong.accuracy(reversed_seeds) == strong.accuracy(again)
 
 
+def test_one_seed_has_no_spread_and_no_ensemble():
+    assert set(strong.accuracy(strong.by_seed(made(runs(1, 0.5))))) == {"WA", "UA"}
+
+
 def test_clips_are_matched_by_name_between_seeds():
     first, second = runs(1, 1.0), runs(2, 1.0)
     for record in second:
