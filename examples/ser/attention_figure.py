@@ -60,7 +60,7 @@ def _draw_layer(axes: list[Any], picture: np.ndarray, gates: list[np.ndarray]) -
     height, width = picture.shape
     place = {"origin": "lower", "aspect": "auto", "extent": (0, width, 0, height)}
     middle.imshow(picture, cmap="Greys", **place)
-    middle.set(xlabel="time (frames)", ylabel="frequency (bin)")
+    middle.set(xlabel="time (frames)", ylabel="row")
     for ax in (left, top, right):
         ax.axis("off")
     for gate in gates:
@@ -73,8 +73,13 @@ def _draw_layer(axes: list[Any], picture: np.ndarray, gates: list[np.ndarray]) -
         elif gate.shape[1] > 1 and gate.shape[0] == 1:
             top.axis("on")
             top.plot((np.arange(steps) + 0.5) * width / steps, gate[0])
+            low, high = _limits(np.concatenate([line.get_ydata() for line in top.lines]))
             top.set(ylim=(low, high), yticks=(low, high), xlim=(0, width), ylabel="$g_w$")
             top.set_yticklabels([f"{low:.2f}", f"{high:.2f}"])
+            if len(top.lines) > 1:  # on a map of one row the gate by position is a curve too
+                names = ["$g_w$", "by position"]
+                top.legend(top.lines, names, loc="upper left", bbox_to_anchor=(1, 1))
+                top.set_ylabel("gate")
         elif gate.size > 1:
             right.axis("on")
             shown = right.imshow(gate, cmap="viridis", **place)

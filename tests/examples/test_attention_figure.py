@@ -11,6 +11,7 @@ import matplotlib.pyplot as plt
 
 from examples.ser.attention_figure import LEAST_SPAN, draw_attention
 from examples.ser.macnn import MACNN
+from examples.ser.tdnn import TDNN
 from icasa.maps import attention_maps
 from tests.strategies import seeded
 
@@ -68,6 +69,19 @@ def test_a_flat_gate_and_a_flat_spectrogram_draw_without_a_warning(tmp_path, fig
     low, high = curve.axes.get_xlim()
     assert high - low == pytest.approx(LEAST_SPAN)
     assert (low + high) / 2 == pytest.approx(0.5)
+
+
+def test_on_a_map_of_one_row_both_curves_are_seen(tmp_path, figures):
+    maps = attention_maps(TDNN(4, 39, attention="icasa").eval(), X)
+    draw_attention(X[0, 0], maps, tmp_path / "attention.png")
+    tops = [ax for ax in figures[0].axes if len(ax.lines) == 2]
+    assert len(tops) == 3
+    for ax in tops:
+        low, high = ax.get_ylim()
+        assert all(
+            low <= min(line.get_ydata()) <= max(line.get_ydata()) <= high for line in ax.lines
+        )
+        assert [text.get_text() for text in ax.get_legend().texts] == ["$g_w$", "by position"]
 
 
 def test_it_closes_what_it_opened(tmp_path):
