@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Return how many ratios moved too far."""
     argv = sys.argv[1:] if argv is None else argv
     flags = parser(__doc__)
-    flags.add_argument("--tolerance", type=float, default=0.25, help="0.25 is 25 %% (default)")
+    flags.add_argument("--tolerance", type=float, default=0.6, help="0.6 is 60 %% (default)")
     flags.add_argument("--committed", type=Path, default=RESULTS, help="folder of the rows to meet")
     flags.set_defaults(out=Path("build/bench-check"), quick=True)
     args = flags.parse_args(argv)
