@@ -121,7 +121,7 @@ class ICA(nn.Module):
         return {"g_h": g_h, "g_w": g_w}
 
     def _net(self) -> kernels.Net | None:
-        """Say what Eq. 8-10 are made of in evaluation, None if a submodule was replaced."""
+        """Say what Eq. 8-10 are made of, None if a submodule was replaced."""
         # Read from the dicts: an attribute of a module takes ten times as long.
         modules: dict[str, Any] = self._modules
         reduce, norm, act = (modules[name] for name in ("reduce", "norm", "act"))
@@ -139,17 +139,18 @@ class ICA(nn.Module):
             if (conv.stride, conv.padding, conv.dilation) != ((1,), (shape[2] // 2,), (1,)):
                 return None
             tensors += (weight, bias)
-        if type(norm) is nn.BatchNorm1d and not norm.training:
+        if type(norm) is nn.BatchNorm1d and norm.momentum is not None:
             tensors += [norm._parameters[name] for name in ("weight", "bias")]
             tensors += [norm._buffers[name] for name in ("running_mean", "running_var")]
         elif type(norm) is not nn.Identity:
             return None
         eps, widest = getattr(norm, "eps", 0.0), max(self.width, self.kernel_size)
-        return kernels.Net(tensors, eps, (reduce, act, norm, *convs), widest)
+        learns = norm if tensors[8:] and norm.training else None
+        return kernels.Net(tensors, eps, (reduce, act, norm, *convs), widest, learns)
 
-    def _fused(self, x: Tensor) -> Tensor:
+    def _fused(self, x: Tensor) -> Tensor | None:
         y = kernels.attend(x, ica=self._net)
-        if y is not None:
+        if y is not None or not kernels.in_parts(x, self.fused):
             return y
         inner, z_h, z_w, *_ = kernels.moments(x, axes=True)
         return kernels.mix(inner, **self._from_means(z_h, z_w, x))
@@ -162,8 +163,8 @@ class ICA(nn.Module):
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Weigh ``x`` by the product of its gates (Eq. 11)."""
         feature_map(self, x)
-        if kernels.usable(x, lengths, self.fused):
-            return kernels.laid_out_as(x, self._fused(x))
+        if kernels.usable(x, lengths, self.fused) and (y := self._fused(x)) is not None:
+            return kernels.laid_out_as(x, y)
         y = x
         for gate in self.gates(x, lengths):
             y = y * gate

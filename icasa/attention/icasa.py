@@ -128,12 +128,14 @@ class ICASA(nn.Module):
         """Mix the two branches (Eq. 5)."""
         feature_map(self.ica, x)
         if kernels.usable(x, lengths, self.fused, self.ica, self.sa):
-            return kernels.laid_out_as(x, self._fused(x))
+            y = self._fused(x)
+            if y is not None:
+                return kernels.laid_out_as(x, y)
         beta = self.beta.to(x.dtype)
         y = beta * self.ica(x, lengths) + (1 - beta) * self.sa(x, lengths)
         return x + y if self.residual else y  # type: ignore[no-any-return]
 
-    def _fused(self, x: Tensor) -> Tensor:
+    def _fused(self, x: Tensor) -> Tensor | None:
         ica, sa = self.ica, self.sa
         options: dict[str, Any] = {
             "beta": self.beta,
@@ -142,7 +144,7 @@ class ICASA(nn.Module):
             "residual": self.residual,
         }
         y = kernels.attend(x, ica=ica._net, sa=sa._net, **options)
-        if y is not None:
+        if y is not None or not kernels.in_parts(x, self.fused):
             return y
         inner, z_h, z_w, *moments = kernels.moments(x, axes=True, groups=sa.groups)
         gates = ica._from_means(z_h, z_w, x) | sa._from_moments(*moments)

@@ -164,10 +164,10 @@ class SA(nn.Module):
             "mean": mean,
         }
 
-    def _fused(self, x: Tensor) -> Tensor:
+    def _fused(self, x: Tensor) -> Tensor | None:
         options: dict[str, Any] = {"groups": self.groups, "shuffle": self.shuffle}
         y = kernels.attend(x, sa=self._net, **options)
-        if y is not None:
+        if y is not None or not kernels.in_parts(x, self.fused):
             return y
         inner, _, _, *moments = kernels.moments(x, groups=self.groups)
         return kernels.mix(inner, **self._from_moments(*moments), **options)
@@ -198,8 +198,8 @@ class SA(nn.Module):
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Gate ``x`` and shuffle its channels."""
         feature_map(self, x)
-        if kernels.usable(x, lengths, self.fused):
-            return kernels.laid_out_as(x, self._fused(x))
+        if kernels.usable(x, lengths, self.fused) and (y := self._fused(x)) is not None:
+            return kernels.laid_out_as(x, y)
         (gate,) = self.gates(x, lengths)
         y = x * gate
         return channel_shuffle(y) if self.shuffle else y

@@ -1,13 +1,15 @@
 """Fast bodies of what ICA, SA and ICASA do to a whole map (N, C, H, W); this is their only door.
 
-A layer takes the moments of x, turns these small tensors into gates by its own submodules, and
-mixes: about 3 passes over x forward and 5.5 backward, and x alone is kept for the backward. In
-evaluation without gradients all of it is one operator. `ops` says what the operators compute; `cpu`
-and `triton_ops` are their bodies.
+A layer is one operator, `attend`, in evaluation without gradients, and on the CPU, where planes.c
+was compiled, one with a backward where it learns. Where these cannot serve, it takes the moments of
+x, turns these small tensors into gates by its own submodules, and mixes. Either way this is about 3
+passes over x forward and 5 backward, and little more than x is kept for the backward. `ops` says
+what the operators compute; `cpu`, `planes` and `triton_ops` are their bodies.
 """
 
 import importlib.util
 from collections.abc import Callable, Sequence
+from itertools import chain, islice
 from typing import Any, NamedTuple
 
 import torch
@@ -22,9 +24,7 @@ OPS = torch.ops.icasa
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 DEVICES = ("cpu", "cuda") if importlib.util.find_spec("triton") else ("cpu",)
 PLAIN = (Tensor, nn.Parameter)  # and no subclass
-# Elements below which the fast path is no gain on the CPU: by torch calls, and with gradients, as a
-# few eager operators cost less than two autograd.Functions, the more so of ICA or SA alone.
-IN_TORCH, WITH_GRADIENTS, ALONE_WITH_GRADIENTS = 1 << 18, 1 << 14, 1 << 17
+IN_TORCH = 1 << 18  # elements below which the fast path is no gain where it is in torch calls
 # Before torch had is_exporting, an export could not be told from a compilation.
 is_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
 
@@ -36,6 +36,7 @@ class Net(NamedTuple):
     eps: float  # of the norm
     called: Sequence[nn.Module] = ()  # modules whose call the operator skips
     widest: int = 0  # most channels and taps that a body has to hold
+    training: nn.BatchNorm1d | None = None  # the norm, where it takes the batch's statistics
 
 
 NOTHING = Net((), 0.0)
@@ -81,6 +82,39 @@ class _Mix(torch.autograd.Function):
         return dx, *given, None, None, None
 
 
+class _Attend(torch.autograd.Function):
+    """``attend_forward``, from its tensors in a row as `_split` parts them."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, counts: Sequence[int], options: Sequence[Any], *row: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        ica, sa, beta, running = _split(row, counts)
+        given = x, [*ica, *running], sa, beta[0] if beta else None
+        y, kept, statistics = OPS.attend_forward(*given, *options)
+        ctx.save_for_backward(x, kept, *ica, *sa, *beta)
+        ctx.mark_non_differentiable(statistics)
+        ctx.counts, ctx.options = counts, options[2:]  # without both eps
+        return y, statistics
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        x, kept, *row = ctx.saved_tensors
+        ica, sa, beta, _ = _split(row, ctx.counts)
+        given = grads[0].contiguous(), x, kept, ica, sa, beta[0] if beta else None
+        dx, dica, dsa, dbeta = OPS.attend_backward(*given, *ctx.options)
+        pairs = zip(row, [*dica, *dsa, *[dbeta] * len(beta)], strict=True)
+        gradients = [gradient.to(p.dtype) for p, gradient in pairs]
+        return dx, None, None, *gradients, *[None] * ctx.counts[3]
+
+
+def _split(row: Sequence[Tensor], counts: Sequence[int]) -> list[list[Tensor]]:
+    """Part a row into ICA's parameters, SA's, beta and the running statistics of ICA's norm."""
+    tensors = iter(row)
+    return [list(islice(tensors, count)) for count in counts]
+
+
 def option(fused: bool | None, ndim: int) -> bool | None:
     """Return a layer's ``fused`` if it is None, False or True, the last with two spatial axes."""
     if fused not in (None, False, True):
@@ -97,14 +131,14 @@ def usable(x: Tensor, lengths: Tensor | None, fused: bool | None, *called: nn.Mo
         x: the layer's input, (N, C, \*S).
         lengths: valid positions, which the fast path does not know.
         fused: False for never; None where it serves and is known to be no slower, a plain
-            contiguous map on the CPU that is not being exported and, with gradients, not small;
+            contiguous map on the CPU that is not being exported or watched by a dispatch mode;
             True for always, with a copy of a map in another layout.
         called: modules whose call the fast path skips, the two branches of ICASA.
 
     Raises:
         ValueError: if ``fused`` is True and the fast path cannot serve.
     """
-    if fused is False or (fused is None and not _pays(x, alone=len(called) == 0)):
+    if fused is False or (fused is None and not _pays(x)):
         return False
     obstacle = _obstacle(x, lengths, called)
     if fused and obstacle:
@@ -114,17 +148,20 @@ def usable(x: Tensor, lengths: Tensor | None, fused: bool | None, *called: nn.Mo
     return not obstacle
 
 
-def _pays(x: Tensor, *, alone: bool) -> bool:
-    """Whether the fast path is known to be no slower, for one branch `alone` or both."""
+def _pays(x: Tensor) -> bool:
+    """Whether the fast path is known to be no slower."""
     # On CUDA it must be asked for: the Triton bodies ran in its interpreter, on no device yet.
     if type(x) not in PLAIN or x.is_cuda or is_exporting() or torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
         return False
-    size, least = x.numel(), 1
-    if torch.is_grad_enabled():
-        if alone and x.element_size() < 4:  # the copies in float32 take what one branch saves
-            return False
-        least = ALONE_WITH_GRADIENTS if alone else WITH_GRADIENTS
-    return size >= least and (size >= IN_TORCH or cpu.in_c(x)) and x.is_contiguous()
+    # What watches torch's operators, as a counter of FLOPs does, is shown these.
+    if not torch.compiler.is_compiling() and torch._C._len_torch_dispatch_stack():
+        return False
+    return (cpu.in_c(x) or x.numel() >= IN_TORCH) and x.is_contiguous()
+
+
+def in_parts(x: Tensor, fused: bool | None) -> bool:
+    """Whether to take the fast path by moments and a mix, where `attend` does not serve."""
+    return fused is True or x.numel() >= IN_TORCH
 
 
 def _obstacle(x: Tensor, lengths: Tensor | None, called: tuple[nn.Module, ...]) -> str:
@@ -153,13 +190,18 @@ def _hooked(module: nn.Module) -> bool:
     return bool(forward or module._backward_pre_hooks or module._backward_hooks)
 
 
-def _served(x: Tensor, net: Net) -> bool:
-    """Whether the operator ``attend`` computes what the modules of ``net`` would for ``x``."""
+def _served(x: Tensor, net: Net, mixed: bool) -> bool:
+    """Whether the operators compute what the modules of ``net`` would for ``x``.
+
+    With `mixed` precision float32 parameters do for a map of any type, and are taken as they are.
+    """
     if net.widest > WIDEST or any(_hooked(module) for module in net.called):
         return False
     dtype, device = x.dtype, x.device
     for p in net.tensors:  # a loop, as a generator would take half as long again
-        if p is None or type(p) not in PLAIN or p.dtype != dtype or p.device != device:
+        if p is None or type(p) not in PLAIN or p.device != device:
+            return False
+        if p.dtype != dtype and not (mixed and p.dtype == torch.float32):
             return False
     return True
 
@@ -182,9 +224,9 @@ def attend(
     shuffle: bool = False,
     residual: bool = False,
 ) -> Tensor | None:
-    """Return what a layer makes of ``x`` by the operator ``attend``, None where it cannot serve.
+    """Return what a layer makes of ``x`` by one operator, None where none can serve.
 
-    It serves without gradients and autocast. Where it does not, a layer calls its submodules.
+    A layer then calls its submodules.
 
     Args:
         x: the layer's input.
@@ -195,18 +237,45 @@ def attend(
         shuffle: whether SA shuffles its channels.
         residual: whether x is added.
     """
-    if torch.is_grad_enabled() or torch.is_autocast_enabled(x.device.type):
-        return None
-    nets = []
+    mixed, nets = torch.is_autocast_enabled(x.device.type), []
     for branch in (ica, sa):
         net = NOTHING if branch is None else branch()
-        if net is None or not _served(x, net):
+        if net is None or not _served(x, net, mixed):
             return None
         nets.append(net)
     if beta is not None and (type(beta) not in PLAIN or beta.device != x.device):
         return None
-    parameters, eps = [net.tensors for net in nets], [net.eps for net in nets]
-    return OPS.attend(x.contiguous(), *parameters, beta, *eps, groups, shuffle, residual)  # type: ignore[no-any-return]
+    x, norm, lists = x.contiguous(), nets[0].training, [net.tensors for net in nets]
+    options = (*[net.eps for net in nets], groups, shuffle, residual)
+    if norm is None and not torch.is_grad_enabled():
+        return OPS.attend(x, *lists, beta, *options)  # type: ignore[no-any-return]
+    if x.is_cuda or not cpu.in_c(x) or is_exporting():
+        return None
+    y, statistics = _learn(x, lists, beta, *options, norm is not None)
+    if norm is not None:
+        _track(norm, *statistics)
+    return y
+
+
+def _learn(
+    x: Tensor, lists: Sequence[Sequence[Any]], beta: Tensor | None, *options: Any
+) -> tuple[Tensor, Tensor]:
+    """Return what ``attend_forward`` does, but for what it keeps for the backward."""
+    ica, sa = lists
+    if not torch.is_grad_enabled():
+        y, _, statistics = OPS.attend_forward(x, ica, sa, beta, *options)
+        return y, statistics
+    parts = ica[:10], sa, () if beta is None else (beta,), ica[10:]
+    counts = [len(part) for part in parts]
+    return _Attend.apply(x, counts, options, *chain(*parts))  # type: ignore[no-any-return, no-untyped-call]
+
+
+@torch.no_grad()
+def _track(norm: Any, mean: Tensor, variance: Tensor) -> None:
+    """Move the running statistics of a norm towards those of a batch."""
+    norm.num_batches_tracked.add_(1)
+    for running, now in ((norm.running_mean, mean), (norm.running_var, variance)):
+        running.lerp_(now.to(running.dtype), norm.momentum)
 
 
 def mix(

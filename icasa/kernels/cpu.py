@@ -1,9 +1,9 @@
-"""The operators on the CPU: in C where that was built, else in torch calls.
+"""The operators on the CPU in torch calls, and in C what planes.c has where that was built.
 
 The torch calls are made over as many samples at a time as a cache holds.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -281,40 +281,23 @@ def attend(
 
 
 def in_c(x: Tensor) -> bool:
-    """Whether planes.c serves maps like x: float32, and half precision by way of a copy."""
-    return planes.LIBRARY is not None and x.dtype != torch.float64 and x.numel() > 0
+    """Whether planes.c serves maps like x."""
+    return planes.LIBRARY is not None and x.dtype in planes.TYPES and x.numel() > 0
 
 
-MAPS = {  # arguments like x
-    "moments": 1,
-    "mix": 1,
-    "mix_backward": 2,
-    "moments_backward": 2,
-    "attend": 1,
+def _attend(x: Tensor, *others: Any) -> Tensor:
+    """Choose the body of ``attend`` by the map."""
+    return planes.attend(x, *others) if in_c(x) else attend(x, *others)
+
+
+BODIES: dict[str, Callable[..., Any]] = {
+    "moments": moments,
+    "mix": mix,
+    "mix_backward": mix_backward,
+    "moments_backward": moments_backward,
+    "attend": _attend,
+    "attend_forward": planes.attend_forward,
+    "attend_backward": planes.attend_backward,
 }
-
-
-def _register(name: str, maps: int) -> None:
-    """Choose between C and torch calls by the map."""
-    torch_calls, c_calls = torch.no_grad()(globals()[name]), getattr(planes, name)
-
-    def body(x: Tensor, *others: Any) -> Any:
-        if not in_c(x):
-            return torch_calls(x, *others)
-        if x.dtype == torch.float32:
-            return c_calls(x, *others)
-        if name == "attend":  # a copy of a part stays in the cache
-            y = x.new_empty(x.shape)
-            for part, (xs,) in chunks(x, x):
-                y[part].copy_(c_calls(xs, *others))
-            return y
-        out = c_calls(x.float(), *(m.float() for m in others[: maps - 1]), *others[maps - 1 :])
-        if name == "moments":
-            return out
-        return out.to(x.dtype) if isinstance(out, Tensor) else (out[0].to(x.dtype), *out[1:])
-
-    torch.library.impl(f"icasa::{name}", "CPU", body)
-
-
-for _name, _maps in MAPS.items():
-    _register(_name, _maps)
+for _name, _body in BODIES.items():
+    torch.library.impl(f"icasa::{_name}", "CPU", torch.no_grad()(_body))

@@ -1,9 +1,9 @@
 """The operators behind the fast path: their schemas, and shapes for tracing.
 
-Both passes over a feature map x (N, C, H, W), contiguous, each with its backward, and for
-evaluation both with the small net between them; a body for a device implements all five. What is
-not an x-sized map has x's statistics dtype, float64 for float64 and float32 for others, and is
-contiguous. A size may be 0. Channels have two halves, as SA divides them into G groups: c with
+Both passes over a feature map x (N, C, H, W), contiguous, each with its backward, and both with the
+small net between them, for evaluation and, on the CPU, with a backward of its own. What is not an
+x-sized map has x's statistics dtype, float64 for float64 and float32 for others, and is contiguous.
+A size may be 0. Channels have two halves, as SA divides them into G groups: c with
 c % (C/G) < C/2G is of the channel half, the others of the spatial half; both are numbered
 k = 0 .. C/2 - 1 in the order of c. An output that does not apply has no elements.
 
@@ -39,6 +39,19 @@ k = 0 .. C/2 - 1 in the order of c. An output that does not apply has no element
     ``sa``, each (C/2G): channel weight and bias, spatial weight and bias, GroupNorm weight and
     bias. gate = sigmoid(W1 s + b1), a = W2 gamma / sqrt(var + eps),
     b = W2 shift + b2 - a * lost, Eq. 13 and 14.
+
+``attend_forward(x, <as attend>, training) -> (y, kept, statistics)``
+    ``attend``, where with ``training`` the BatchNorm takes the batch's own mean and variance:
+    statistics (2, M) are this mean and the unbiased variance, nothing without. kept is for
+    the backward, a vector in an order that the body chooses, of O(N C (H + W)) elements.
+
+``attend_backward(g, x, kept, ica, sa, beta, groups, shuffle, residual, training)
+-> (dx, dica, dsa, dbeta)``
+    Gradients of sum(g * y), those of the parameters in the statistics dtype. ica is without the
+    running statistics.
+
+The last two have a body on the CPU alone, and only where planes.c was compiled; wherever they
+cannot serve, a layer puts itself together from the first four.
 """
 
 from collections.abc import Sequence
@@ -62,6 +75,12 @@ SCHEMAS = {
     "Tensor dvar, Tensor mean, Tensor lost, bool axes, int groups) -> Tensor",
     "attend": "(Tensor x, Tensor[] ica, Tensor[] sa, Tensor? beta, float norm_eps, "
     "float group_eps, int groups, bool shuffle, bool residual) -> Tensor",
+    "attend_forward": "(Tensor x, Tensor[] ica, Tensor[] sa, Tensor? beta, float norm_eps, "
+    "float group_eps, int groups, bool shuffle, bool residual, bool training) "
+    "-> (Tensor, Tensor, Tensor)",
+    "attend_backward": "(Tensor g, Tensor x, Tensor kept, Tensor[] ica, Tensor[] sa, "
+    "Tensor? beta, int groups, bool shuffle, bool residual, bool training) "
+    "-> (Tensor, Tensor[], Tensor[], Tensor)",
 }
 for _name, _schema in SCHEMAS.items():
     torch.library.define(f"icasa::{_name}", _schema, tags=torch.Tag.pt2_compliant_tag)
@@ -87,6 +106,25 @@ def empty_gate_gradients(x: Tensor, gates: Sequence[Tensor | None]) -> tuple[Ten
     return tuple(x.new_empty((0,) if gate is None else gate.shape, dtype=dtype) for gate in gates)
 
 
+def empty_kept(
+    x: Tensor, ica: Sequence[Tensor], groups: int, training: bool
+) -> tuple[Tensor, Tensor]:
+    """Return the outputs of ``attend_forward`` after y, to be filled."""
+    N, C, H, W = x.shape
+    M = len(ica[2]) if ica else 0
+    axes = (2 * N * C + N * M) * (H + W) + C + M if ica else 0
+    kept = x.new_empty(axes + (7 * (N * C // 2) if groups else 0), dtype=torch.float32)
+    return kept, kept.new_empty(2, M if training else 0)
+
+
+def empty_gradients(
+    x: Tensor, ica: Sequence[Tensor], sa: Sequence[Tensor], beta: Tensor | None
+) -> tuple[list[Tensor], list[Tensor], Tensor]:
+    """Return the outputs of ``attend_backward`` after dx, to be filled."""
+    dica, dsa = ([x.new_empty(p.shape, dtype=torch.float32) for p in part] for part in (ica, sa))
+    return dica, dsa, x.new_empty(0 if beta is None else 1, dtype=torch.float32)
+
+
 def _empty_mix_backward(g: Tensor, x: Tensor, *gates_and_options: Any) -> tuple[Tensor, ...]:
     return (_empty_map(x), *empty_gate_gradients(x, gates_and_options[:6]))
 
@@ -100,3 +138,17 @@ torch.library.register_fake("icasa::mix", _empty_map)
 torch.library.register_fake("icasa::mix_backward", _empty_mix_backward)
 torch.library.register_fake("icasa::moments_backward", lambda dx, x, *others: _empty_map(x))
 torch.library.register_fake("icasa::attend", _empty_map)
+torch.library.register_fake(
+    "icasa::attend_forward",
+    lambda x, ica, sa, beta, norm_eps, group_eps, groups, shuffle, residual, training: (
+        _empty_map(x),
+        *empty_kept(x, ica, groups, training),
+    ),
+)
+torch.library.register_fake(
+    "icasa::attend_backward",
+    lambda g, x, kept, ica, sa, beta, *options: (
+        _empty_map(x),
+        *empty_gradients(x, ica, sa, beta),
+    ),
+)

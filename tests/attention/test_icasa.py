@@ -19,9 +19,10 @@ def with_beta(value, **kwargs):
 
 @given(x=feature_maps())
 def test_beta_at_1_is_ica_and_at_0_sa_bit_for_bit(x):
-    layer = with_beta(1.0, ndim=x.ndim - 2)
+    options = {"ndim": x.ndim - 2, "fused": False}  # the fast path sums planes in another order
+    layer = with_beta(1.0, **options)
     assert torch.equal(layer(x), layer.ica(x))
-    layer = with_beta(0.0, ndim=x.ndim - 2)
+    layer = with_beta(0.0, **options)
     assert torch.equal(layer(x), layer.sa(x))
 
 

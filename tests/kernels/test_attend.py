@@ -1,17 +1,17 @@
-"""Evaluation as one operator: its values against the modules, and who takes it."""
+"""A layer as one operator: its values against the modules, its gradients, and who takes it."""
 
 import copy
 
 import pytest
 import torch
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import icasa
-from icasa.kernels import OPS
+from icasa.kernels import OPS, planes
 from tests.strategies import randomise, seeded
 
 CLASSES = (icasa.ICA, icasa.SA, icasa.ICASA)
+PARTS = ["moments", "mix"]  # what a layer puts together around its own modules
 every_class = pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)
 X = torch.randn(2, 8, 3, 5, generator=seeded(0))
 CASES = [  # channels, shape, options
@@ -26,21 +26,17 @@ CASES = [  # channels, shape, options
 ]
 
 
-class Calls(TorchDispatchMode):
-    """Counts the calls of the operator."""
-
-    count = 0
-
-    def __torch_dispatch__(self, call, types, args=(), kwargs=None):
-        self.count += call is OPS.attend.default
-        return call(*args, **(kwargs or {}))
+def operators(layer, x=X):
+    """Names of the operators that a forward reaches."""
+    with torch.profiler.profile() as profile:
+        layer(x)
+    own = [event.name for event in profile.events() if event.name.startswith("icasa::")]
+    return [name.removeprefix("icasa::") for name in own]
 
 
 def takes_it(layer, x=X):
-    """Whether a forward reaches the operator."""
-    with Calls() as calls:
-        layer(x)
-    return calls.count == 1
+    """Whether a forward is the operator of evaluation."""
+    return operators(layer, x) == ["attend"]
 
 
 def make(cls, channels=8, fused=True, dtype=torch.float32, **options):
@@ -87,18 +83,32 @@ def test_passes_opcheck(parts, dtype, body):
 
 
 @every_class
-def test_is_for_evaluation_without_gradients(cls, body):
-    layer = make(cls)
-    assert not takes_it(layer)
+def test_is_one_operator_also_where_it_learns_if_in_c(cls, body):
+    layer, learns = make(cls), ["attend_forward"] if body == "c" else ["moments", "mix"]
+    assert operators(layer) == operators(layer.train()) == learns
     with torch.no_grad():
-        assert takes_it(layer)
-        assert takes_it(layer.train()) == (cls is icasa.SA)  # which has no state
-        with torch.autocast("cpu", torch.bfloat16):
-            assert not takes_it(layer.eval())
-        assert not takes_it(make(cls, fused=False))
+        assert takes_it(layer.eval())
+        # SA has no state, while ICA's norm takes the statistics of the batch.
+        assert operators(layer.train()) == (["attend"] if cls is icasa.SA else learns)
+        assert operators(make(cls, fused=False)) == []
         assert takes_it(make(cls, fused=None)) == (body == "c")
     with torch.inference_mode():
-        assert takes_it(layer)
+        assert takes_it(layer.eval())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("learns", [False, True], ids=["eval", "train"])
+@every_class
+def test_takes_float32_parameters_as_they_are_under_autocast(cls, learns, dtype, body):
+    layer, x = make(cls).train(learns), X.to(dtype)
+    exact = copy.deepcopy(layer).double()(x.double())
+    with torch.set_grad_enabled(learns), torch.autocast("cpu", torch.bfloat16):
+        one = ["attend_forward"] if learns else ["attend"]
+        assert operators(copy.deepcopy(layer), x) == (one if body == "c" or not learns else PARTS)
+        y = layer(x)
+    assert y.dtype == dtype
+    slack = 1e-6 if dtype == torch.float32 and one == operators(layer, X) else 1e-2
+    assert (y - exact).norm() <= slack * exact.norm()
 
 
 REBUILDS = {
@@ -123,17 +133,38 @@ REBUILDS = {
 }
 
 
+@pytest.mark.parametrize("learns", [False, True], ids=["eval", "train"])
 @pytest.mark.parametrize("rebuild", REBUILDS.values(), ids=REBUILDS)
-def test_a_rebuilt_layer_calls_its_own_modules(rebuild):
+def test_a_rebuilt_layer_calls_its_own_modules(rebuild, learns):
     ica = make(icasa.ICA)
     rebuild(ica)
-    ica.eval()
+    ica.train(learns)
     x = torch.randn(2, ica.channels, 3, 5, generator=seeded(4))
     eager = copy.deepcopy(ica)
     eager.fused = False
-    with torch.no_grad():
-        assert not takes_it(ica, x)
+    with torch.set_grad_enabled(learns):
+        assert operators(copy.deepcopy(ica), x) == PARTS
         torch.testing.assert_close(ica(x), eager(x))
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 3, 5), (8, 8, 64, 64)], ids=["small", "large"])
+def test_a_rebuilt_layer_that_may_choose_is_eager_where_that_is_faster(shape):
+    ica = make(icasa.ICA, fused=None)
+    ica.norm.register_forward_hook(lambda *_: None)
+    large = shape[0] > 1
+    assert operators(ica, torch.ones(shape)) == (PARTS if large else [])
+
+
+def test_a_norm_whose_statistics_are_plain_means_keeps_them(body):
+    norms = []
+    for fused in (True, False):
+        layer = make(icasa.ICA, fused=fused).train()
+        layer.norm.momentum = None
+        for k in range(3):
+            layer(X + k)
+        norms.append(layer.norm)
+    torch.testing.assert_close(norms[0].running_mean, norms[1].running_mean)
+    torch.testing.assert_close(norms[0].running_var, norms[1].running_var)
 
 
 def test_reads_the_running_statistics_and_the_parameters_of_the_moment(body):
@@ -162,3 +193,66 @@ def test_compiles_into_one_graph_in_evaluation(cls):
         compiled = torch.compile(layer, fullgraph=True, backend=backend)
         torch.testing.assert_close(compiled(X), layer(X))
     assert ["icasa.attend" in code for code in graphs] == [True]
+
+
+def only_in_c():
+    if planes.LIBRARY is None:
+        pytest.skip("planes.c was not compiled at installation")
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+@pytest.mark.parametrize("parts", ["ica", "sa", "ica sa"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_the_operators_that_learn_pass_opcheck(parts, dtype, training):
+    only_in_c()
+    shapes = [(12, 1, 3), (12,), (8, 12, 1), (8,), *[(12, 8, 1), (12,)] * 2, *[(8,)] * 4]
+    coordinate, shuffle = ([draw(s, dtype) for s in sizes] for sizes in (shapes, [(2,)] * 6))
+    x, beta = draw((2, 12, 3, 5), dtype), draw((1,), dtype) if parts == "ica sa" else None
+    ica, sa = coordinate if "ica" in parts else [], shuffle if "sa" in parts else []
+    options = (3 * ("sa" in parts), "sa" in parts, True, training)
+    forward = (x, ica, sa, beta, 1e-5, 1e-5, *options)
+    torch.library.opcheck(OPS.attend_forward.default, forward)
+    _, kept, _ = OPS.attend_forward(*forward)
+    backward = (x, x, kept, ica[:10], sa, beta, *options)
+    torch.library.opcheck(OPS.attend_backward.default, backward)
+
+
+@every_class
+def test_the_threads_and_the_other_samples_change_no_bit(cls):
+    only_in_c()
+    layer, x = make(cls, 16), torch.randn(16, 16, 40, 33, generator=seeded(5))
+    outcomes, threads = [], torch.get_num_threads()
+    try:
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            leaf = x.clone().requires_grad_()
+            layer.zero_grad()
+            layer(leaf).square().sum().backward()
+            with torch.no_grad():
+                y = layer(x)
+                few = torch.cat([layer(part) for part in x.split(3)])
+            outcomes.append([leaf.grad, y, *(p.grad.clone() for p in layer.parameters())])
+            assert torch.equal(y, few)
+    finally:
+        torch.set_num_threads(threads)
+    for other in outcomes[1:]:
+        for value, same in zip(outcomes[0], other, strict=True):
+            assert torch.equal(value, same)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_half_types_are_read_and_rounded_as_torch_does(dtype):
+    only_in_c()
+    every = torch.arange(1 << 16, dtype=torch.int32).to(torch.uint16).view(dtype)
+    finite = every[every.isfinite()]
+    x = torch.stack((finite, finite.flip(0)))[None, :, None].contiguous()
+    layer = icasa.SA(2, groups=1, shuffle=False, fused=True, dtype=dtype)
+    for bias, share in ((100.0, 1.0), (0.0, 0.5), (-1.0, torch.tensor(-1.0).sigmoid())):
+        layer.channel_bias.data.fill_(bias)
+        with torch.no_grad():
+            y = layer(x)
+        assert torch.equal(y[:, 0], (x[:, 0].float() * share).to(dtype))
+    x[..., 0] = float("nan")
+    assert layer(x)[0, 0].isnan().all()
+    x[..., 0] = float("inf")
+    assert layer(x)[0, 0, 0, 0].isnan()

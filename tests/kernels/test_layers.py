@@ -79,24 +79,50 @@ def test_equals_eager_in_value_gradients_and_statistics(cls, training, data, see
         torch.testing.assert_close(value, wanted[name], msg=lambda text, name=name: name + text)
 
 
+def learned(cls, seed, training, offset, **options):
+    """A layer for maps at an offset, and such a map with an incoming gradient."""
+    layer = randomise(cls(24, **options), seed)
+    x, g = numbers((3, 24, 17, 33), seed, offset=offset)
+    for name, p in layer.named_parameters():
+        if name.endswith("channel_weight"):
+            p.data /= 1 + offset  # else a gate is 0 or 1, with no gradient
+    teacher = insist(layer, False).double()
+    for norm in teacher.modules():
+        norm.momentum = 1.0
+    teacher(x.double())  # its running statistics are now those of x
+    layer.load_state_dict(teacher.state_dict())
+    return layer.train(training), x, g
+
+
 @pytest.mark.parametrize("offset", [0.0, 1000.0])
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
 @every_class
-def test_training_is_within_1e_6_but_for_ica_behind_its_float32_means(cls, training, offset, body):
-    # The means z of ICA reach its modules in float32, whose numbers are 6e-5 apart at 1000. Their
-    # gradients, and that of beta, are sums of terms that cancel.
+def test_learning_in_c_is_within_1e_6_behind_a_norm_that_knows_the_maps(cls, training, offset):
+    if planes.LIBRARY is None:
+        pytest.skip("planes.c was not compiled at installation")
+    for seed, options in enumerate(o for o in combinations(cls) if o.get("norm", True)):
+        layer, x, g = learned(cls, seed, training, offset, **options)
+        exact = outcome(insist(layer, False).double(), x.double(), g.double())
+        for name, distance in distances(outcome(insist(layer, True), x, g), exact).items():
+            # The gradient of beta is one sum over all elements, whose terms cancel.
+            allowed = 3e-6 if name == "draw_beta" else 1e-6
+            assert distance <= allowed, f"{name}, {options}"
+
+
+@pytest.mark.parametrize("offset", [0.0, 1000.0])
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+@every_class
+def test_learning_is_as_exact_as_eager(cls, training, offset, body):
+    # In torch calls the means z of ICA reach its modules in float32, whose numbers are 6e-5 apart
+    # at 1000, and without a norm gates are 0 or 1 there.
     for seed, options in enumerate(combinations(cls)):
-        layer = randomise(cls(24, **options), seed).train(training)
-        if cls is icasa.SA:
-            layer.channel_weight.data /= 1 + offset  # else a gate is 0 or 1, with no gradient
-        x, g = numbers((3, 24, 17, 33), seed, offset=offset)
+        layer, x, g = learned(cls, seed, training, offset, **options)
         exact = outcome(insist(layer, False).double(), x.double(), g.double())
         eager = distances(outcome(insist(layer, False), x, g), exact)
         fused = distances(outcome(insist(layer, True), x, g), exact)
         for name, distance in fused.items():
             behind = cls is not icasa.SA and (offset or name not in ("y", "dx"))
-            allowed = 1e-6 if body == "c" else 2e-6  # whose sums are partly float64
-            allowed = 1e-5 + 3 * eager[name] if behind else allowed
+            allowed = 1e-5 + 3 * eager[name] if behind else 2e-6
             assert distance <= allowed, f"{name}, {options}"
 
 
@@ -126,14 +152,14 @@ def test_evaluation_in_c_is_within_1e_6_behind_a_norm_that_knows_the_maps(cls, o
     ids=str,
 )
 @every_class
-def test_half_types_round_no_more_than_eager(cls, dtype, offset):
+def test_half_types_are_within_4e_3_in_c_and_round_no_more_than_eager(cls, dtype, offset, body):
     layer = randomise(cls(24), 1).to(dtype)
     x, g = numbers((3, 24, 17, 33), 2, dtype, offset)
     exact = outcome(insist(layer, False).double(), x.double(), g.double())
     eager = distances(outcome(insist(layer, False), x, g), exact)
     fused = distances(outcome(insist(layer, True), x, g), exact)
-    for name in ("y", "dx"):
-        assert fused[name] < max(4e-3, eager[name]), name
+    for name in fused if body == "c" else ("y", "dx"):
+        assert fused[name] < max(4e-3, 0.0 if body == "c" else eager[name]), name
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -56,8 +56,8 @@ def test_the_layers_pass_their_checks(name, layout):
 
 
 def test_a_wrong_layer_is_caught(monkeypatch):
-    right = icasa.kernels.mix
-    monkeypatch.setattr(icasa.kernels, "mix", lambda *args, **gates: 1.001 * right(*args, **gates))
+    right = icasa.kernels.attend
+    monkeypatch.setattr(icasa.kernels, "attend", lambda x, **layer: 1.001 * right(x, **layer))
     with pytest.raises(AssertionError, match=r"fused SA, train=False, .*tensor 0: error 0\.001"):
         gpu_checks.check_layer("SA", False, torch.float32, 0.0, "contiguous", CPU)
 
