@@ -12,7 +12,11 @@
 #include <string.h>
 
 #if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__)
+#if __GNUC__ >= 12 /* AVX-512, or AVX2, with FMA */
+#define VECTORISED __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
+#else
 #define VECTORISED __attribute__((target_clones("avx512f", "avx2", "default")))
+#endif
 #else
 #define VECTORISED
 #endif
@@ -22,14 +26,14 @@
 #define LANES _Pragma("omp simd")
 #define PRAGMA(text) _Pragma(#text)
 #define SUM(...) PRAGMA(omp simd reduction(+ : __VA_ARGS__))
-#define BLOCK 512 /* elements that are summed in float32 */
+#define BLOCK 256 /* elements that are summed in float32 */
 #define CHUNK (1 << 18) /* elements of x that are worked on at a time */
 #define COLUMNS 256 /* columns that are summed at a time */
 
 /* Positions, channels and rows of a product at a time; the largest M and K. */
-enum { TILE = 16, LANE = 8, CHANNELS = 32, ROWS = 4, WIDEST = 64 };
-typedef double Lanes __attribute__((vector_size(LANE * sizeof(double)), aligned(8), may_alias));
-typedef float Singles __attribute__((vector_size(TILE * sizeof(float)), aligned(4), may_alias));
+enum { TILE = 16, LANE = 4, CHANNELS = 32, ROWS = 4, WIDEST = 64 };
+typedef double Doubles __attribute__((vector_size(LANE * sizeof(double)), aligned(8), may_alias));
+typedef float Singles __attribute__((vector_size(2 * LANE * sizeof(float)), aligned(4), may_alias));
 
 enum { FLOAT32, BFLOAT16, FLOAT16 };
 enum { NONE, CHANNEL, SPATIAL };
@@ -315,23 +319,30 @@ INLINE Tile tile_at(int64_t t, Shape d) {
     return (Tile){t / each, axis, axis ? d.H + start : start, left < TILE ? left : TILE};
 }
 
-/* y[rows][TILE] += w u[columns][TILE]; w's rows and columns are `down` and `along` apart. */
+/* y[rows][TILE] += w u[columns][TILE] of CHANNELS columns at most; w's rows and columns are `down`
+   and `along` apart. */
 INLINE void multiply(const float *w, const double (*u)[TILE], double (*y)[TILE], int64_t rows,
                      int64_t columns, int64_t down, int64_t along) {
     for (int64_t first = 0; first < rows; first += ROWS) {
-        Lanes sum[ROWS][TILE / LANE] = {{{0}}};
-        for (int64_t c = 0; c < columns; c++) {
-            UNROLL
-            for (int r = 0; r < ROWS; r++) {
-                double weight = w[(first + r < rows ? first + r : first) * down + c * along];
+        double weight[ROWS][CHANNELS];
+        for (int64_t r = 0; r < ROWS; r++)
+            for (int64_t c = 0; c < columns; c++)
+                weight[r][c] = first + r < rows ? w[(first + r) * down + c * along] : 0;
+        for (int i = 0; i < TILE; i += 2 * LANE) {
+            Doubles sum[ROWS][2] = {{{0}}};
+            for (int64_t c = 0; c < columns; c++) {
+                Doubles a = *(const Doubles *)(u[c] + i), b = *(const Doubles *)(u[c] + i + LANE);
                 UNROLL
-                for (int i = 0; i < TILE / LANE; i++)
-                    sum[r][i] += weight * *(const Lanes *)(u[c] + LANE * i);
+                for (int r = 0; r < ROWS; r++) {
+                    sum[r][0] += weight[r][c] * a;
+                    sum[r][1] += weight[r][c] * b;
+                }
+            }
+            for (int64_t r = first; r < rows && r < first + ROWS; r++) {
+                *(Doubles *)(y[r] + i) += sum[r - first][0];
+                *(Doubles *)(y[r] + i + LANE) += sum[r - first][1];
             }
         }
-        for (int64_t r = first; r < rows && r < first + ROWS; r++)
-            for (int i = 0; i < TILE / LANE; i++)
-                *(Lanes *)(y[r] + LANE * i) += sum[r - first][i];
     }
 }
 
@@ -349,16 +360,14 @@ VECTORISED static void squeeze(const double *z, const Net *net, double (*sum)[TI
         int64_t count = C - first < CHANNELS ? C - first : CHANNELS;
         for (int64_t c = 0; c < count; c++) {
             const float *taps = net->of.taps + (first + c) * net->K;
-            const double *line = z + (first + c) * L + from;
-            if (known < TILE + net->K - 1) {
-                memcpy(row + skip, line + skip, known * sizeof(double));
-                line = row;
-            }
+            const double *line = z + (first + c) * L + (from + skip);
+            if (known < TILE + net->K - 1)
+                memcpy(row + skip, line, known * sizeof(double)), line = row;
             for (int i = 0; i < TILE; i++)
                 u[c][i] = net->of.tap_bias[first + c];
             for (int64_t k = 0; k < net->K; k++)
                 for (int i = 0; i < TILE; i += LANE)
-                    *(Lanes *)(u[c] + i) += taps[k] * *(const Lanes *)(line + k + i);
+                    *(Doubles *)(u[c] + i) += taps[k] * *(const Doubles *)(line + k + i);
         }
         multiply(net->of.mix + first, u, sum, net->M, count, C, 1);
     }
@@ -416,12 +425,15 @@ VECTORISED static void expand(const double (*sum)[TILE], const double *mean, con
     float *gates = (t.axis ? to->g_w : to->g_h) + t.n * d.C * size + start;
     for (int64_t first = 0; first < d.C; first += ROWS) {
         float gate[ROWS * TILE];
-        for (int r = 0; r < ROWS; r++) {
+        for (int64_t r = 0; r < ROWS; r++) {
             int64_t c = first + r < d.C ? first + r : first;
-            Singles sum = {0};
-            for (int64_t m = 0; m < net->M; m++)
-                sum += weight[c * net->M + m] * *(const Singles *)f[m];
-            *(Singles *)(gate + r * TILE) = sum + bias[c];
+            Singles low = {0}, high = {0};
+            for (int64_t m = 0; m < net->M; m++) {
+                low += weight[c * net->M + m] * *(const Singles *)f[m];
+                high += weight[c * net->M + m] * *(const Singles *)(f[m] + TILE / 2);
+            }
+            *(Singles *)(gate + r * TILE) = low + bias[c];
+            *(Singles *)(gate + r * TILE + TILE / 2) = high + bias[c];
         }
         LANES
         for (int i = 0; i < ROWS * TILE; i++)
@@ -546,12 +558,12 @@ typedef struct {
 } Rooms;
 
 static Rooms rooms_of(const Net *net, int keeps, Shape d) {
-    int64_t lines = net->of.taps ? d.N * (d.H + d.W) : 0, doubles = sizeof(double);
+    int64_t lines = net->of.taps ? d.N * (d.H + d.W) : 0;
     return (Rooms){
-        .z = lines * d.C * doubles,
-        .p = keeps && net->training ? lines * net->M * doubles : 0,
+        .z = lines * d.C * sizeof(double),
+        .p = keeps && net->training ? lines * net->M * sizeof(double) : 0,
         .planes = d.type != FLOAT32 ? d.threads * 3 * d.H * d.W * sizeof(float) : 0,
-        .kept = keeps ? 0 : (kept_size(net, d) * sizeof(float) + doubles) / doubles * doubles,
+        .kept = keeps ? 0 : kept_size(net, d) * sizeof(float),
     };
 }
 
@@ -593,8 +605,8 @@ int icasa_attend(const void *x, void *y, float *kept, float *statistics, const N
     d.N = kept ? d.N : apart ? 1 : step < d.N ? step : d.N;
     d.threads /= workers;
     Rooms r = rooms_of(net, kept != 0, d);
-    int64_t each = r.z + r.p + r.planes + r.kept;
-    char *room = malloc(workers * each + 1);
+    int64_t each = (r.z + r.p + r.planes + r.kept) / sizeof(double) * sizeof(double) + sizeof(double);
+    char *room = malloc(workers * each);
     if (!room)
         return 0;
     if (apart) {

@@ -105,7 +105,7 @@ def test_learning_in_c_is_within_1e_6_behind_a_norm_that_knows_the_maps(cls, tra
         exact = outcome(insist(layer, False).double(), x.double(), g.double())
         for name, distance in distances(outcome(insist(layer, True), x, g), exact).items():
             # The gradient of beta is one sum over all elements, whose terms cancel.
-            allowed = 3e-6 if name == "draw_beta" else 1e-6
+            allowed = 5e-6 if name == "draw_beta" else 1e-6
             assert distance <= allowed, f"{name}, {options}"
 
 
