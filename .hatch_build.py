@@ -1,4 +1,4 @@
-"""Build hook: compile icasa/kernels/planes.c where there is a C compiler, else go without.
+"""Build hook: compile the C in icasa/kernels where there is a compiler, else go without.
 
 The library links no OpenMP of its own: it takes its threads from the one that torch has loaded. It
 is for any x86-64 and turns to AVX2 or AVX-512 when it runs, so that a wheel serves its platform.
@@ -15,7 +15,8 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-SOURCE, LIBRARY = "icasa/kernels/planes.c", "icasa/kernels/libplanes.so"
+SOURCES = ("icasa/kernels/planes_forward.c", "icasa/kernels/planes_backward.c")
+LIBRARY = "icasa/kernels/libplanes.so"
 FLAGS = "-O3 -std=gnu11 -fPIC -fopenmp -fno-math-errno -fno-trapping-math -Wall"
 
 
@@ -35,13 +36,12 @@ def compile_planes(root: Path) -> bool:
         print(f"{without}: no C compiler")
         return False
     with tempfile.TemporaryDirectory(dir=library.parent) as folder:
-        made, linked = Path(folder, "planes.o"), Path(folder, library.name)
-        for command in (
-            [*compiler, *FLAGS.split(), "-c", str(root / SOURCE), "-o", str(made)],
-            [*compiler, "-shared", str(made), "-o", str(linked)],
-        ):
+        made = {source: str(Path(folder, f"{Path(source).stem}.o")) for source in SOURCES}
+        linked = Path(folder, library.name)
+        compiling = ([*FLAGS.split(), "-c", str(root / s), "-o", made[s]] for s in SOURCES)
+        for command in (*compiling, ["-shared", *made.values(), "-o", str(linked)]):
             try:
-                subprocess.run(command, capture_output=True, text=True, check=True)
+                subprocess.run([*compiler, *command], capture_output=True, text=True, check=True)
             except (OSError, subprocess.CalledProcessError) as error:
                 library.unlink(missing_ok=True)
                 print(f"{without}: {error}\n{getattr(error, 'stderr', '')}")

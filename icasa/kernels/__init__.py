@@ -1,6 +1,6 @@
 """Fast bodies of what ICA, SA and ICASA do to a whole map (N, C, H, W); this is their only door.
 
-A layer is one operator, `attend`, in evaluation without gradients, and on the CPU, where planes.c
+A layer is one operator, `attend`, in evaluation without gradients, and on the CPU, where its C
 was compiled, one with a backward where it learns. Where these cannot serve, it takes the moments of
 x, turns these small tensors into gates by its own submodules, and mixes. Either way this is about 3
 passes over x forward and 5 backward, and little more than x is kept for the backward. `ops` says

@@ -1,4 +1,4 @@
-"""The operators on the CPU in torch calls, and in C what planes.c has where that was built.
+"""The operators on the CPU in torch calls, and in C what `planes` has where that was built.
 
 The torch calls are made over as many samples at a time as a cache holds.
 """
@@ -281,7 +281,7 @@ def attend(
 
 
 def in_c(x: Tensor) -> bool:
-    """Whether planes.c serves maps like x."""
+    """Whether the C serves maps like x."""
     return planes.LIBRARY is not None and x.dtype in planes.TYPES and x.numel() > 0
 
 

@@ -1,4 +1,4 @@
-"""The operators that planes.c has, where the installation could compile it."""
+"""The operators in C, planes_forward.c and planes_backward.c, where these could be compiled."""
 
 import ctypes
 import warnings
@@ -12,11 +12,11 @@ from torch import Tensor
 
 from icasa.kernels.ops import empty_gradients, empty_kept
 
-INTERFACE = 3  # as planes.c says it: to be raised with every change of a function's arguments
+INTERFACE = 3  # as the C has it: to be raised with every change of a function's arguments
 PARALLEL = 1 << 15  # elements below which a second thread costs more than it does
 TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 
-# The structures of planes.c: packing one is a tenth of the time that ctypes takes to make it.
+# The structures of planes.h: packing one is a tenth of the time that ctypes takes to make it.
 SHAPE, PARAMETERS, NET = Struct("5q2i"), Struct("19P"), Struct("19P3q2f2i")
 
 
@@ -60,7 +60,7 @@ def _as_read(p: Tensor) -> Tensor:
 
 
 class _Net:
-    """A layer as planes.c reads it; keeps what its addresses are of."""
+    """A layer as the C reads it; keeps what its addresses are of."""
 
     def __init__(
         self,

@@ -197,7 +197,7 @@ def test_compiles_into_one_graph_in_evaluation(cls):
 
 def only_in_c():
     if planes.LIBRARY is None:
-        pytest.skip("planes.c was not compiled at installation")
+        pytest.skip("the C kernels were not compiled at installation")
 
 
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])

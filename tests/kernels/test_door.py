@@ -151,7 +151,7 @@ def test_names_the_body_that_runs():
 
 def test_a_library_of_another_version_is_left_for_torch(monkeypatch):
     if planes.LIBRARY is None:
-        pytest.skip("planes.c was not compiled at installation")
+        pytest.skip("the C kernels were not compiled at installation")
     monkeypatch.setattr(planes, "INTERFACE", planes.INTERFACE + 1)
     with pytest.warns(RuntimeWarning, match="of another version; install icasa again"):
         assert planes._load() is None

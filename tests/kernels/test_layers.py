@@ -99,7 +99,7 @@ def learned(cls, seed, training, offset, **options):
 @every_class
 def test_learning_in_c_is_within_1e_6_behind_a_norm_that_knows_the_maps(cls, training, offset):
     if planes.LIBRARY is None:
-        pytest.skip("planes.c was not compiled at installation")
+        pytest.skip("the C kernels were not compiled at installation")
     for seed, options in enumerate(o for o in combinations(cls) if o.get("norm", True)):
         layer, x, g = learned(cls, seed, training, offset, **options)
         exact = outcome(insist(layer, False).double(), x.double(), g.double())
@@ -131,7 +131,7 @@ def test_learning_is_as_exact_as_eager(cls, training, offset, body):
 @every_class
 def test_evaluation_in_c_is_within_1e_6_behind_a_norm_that_knows_the_maps(cls, offset, layout):
     if planes.LIBRARY is None:
-        pytest.skip("planes.c was not compiled at installation")
+        pytest.skip("the C kernels were not compiled at installation")
     for seed, options in enumerate(combinations(cls)):
         layer = randomise(cls(24, **options), seed)
         x, _ = numbers((3, 24, 17, 33), seed, offset=offset)

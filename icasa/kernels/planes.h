@@ -1,0 +1,254 @@
+/* What both directions of ICA, SA and ICASA in C share: maps of float32, bfloat16 and float16, read
+   and written plane by plane, and what is small.
+
+   Planes are dealt to the threads of torch's own OpenMP pool, whose symbols the process already
+   holds. Each is summed by one thread in one order, so that no result depends on their number. Sums
+   are in float32 over a short stretch of vector lanes or of centred values, and these in float64. */
+
+#pragma once
+
+#include <stdint.h>
+#include <string.h>
+
+#if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__)
+#if __GNUC__ >= 12 /* AVX-512, or AVX2, with FMA */
+#define VECTORISED __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
+#else
+#define VECTORISED __attribute__((target_clones("avx512f", "avx2", "default")))
+#endif
+#else
+#define VECTORISED
+#endif
+#define INLINE static inline __attribute__((always_inline))
+#define PLANES _Pragma("omp parallel for schedule(static) num_threads(d.threads)")
+#define UNROLL _Pragma("GCC unroll 8")
+#define LANES _Pragma("omp simd")
+#define PRAGMA(text) _Pragma(#text)
+#define SUM(...) PRAGMA(omp simd reduction(+ : __VA_ARGS__))
+#define BLOCK 256 /* elements that are summed in float32 */
+
+/* Positions, channels and rows of a product at a time; the largest M and K. */
+enum { TILE = 16, LANE = 4, CHANNELS = 32, ROWS = 4, WIDEST = 64 };
+typedef double Doubles __attribute__((vector_size(LANE * sizeof(double)), aligned(8), may_alias));
+typedef float Singles __attribute__((vector_size(2 * LANE * sizeof(float)), aligned(4), may_alias));
+
+enum { FLOAT32, BFLOAT16, FLOAT16 };
+enum { NONE, CHANNEL, SPATIAL };
+
+int omp_get_thread_num(void);
+
+/* A map, the type of its elements, and how many threads are to work on it. */
+typedef struct {
+    int64_t N, C, H, W, groups;
+    int32_t type, threads;
+} Shape;
+
+/* What a layer is made of, in the order of ops.py; a pointer is null where there is none. */
+typedef struct {
+    float *taps, *tap_bias, *mix, *mix_bias, *to_axis[4], *norm[4];
+    float *w1, *b1, *w2, *b2, *group_weight, *group_bias, *beta;
+} Parameters;
+
+typedef struct {
+    Parameters of;
+    int64_t M, K, training; /* of the norm */
+    float norm_eps, group_eps;
+    int32_t shuffle, residual;
+} Net;
+
+/* What the forward leaves to the backward. Of each coordinate gate: the gates, the means without
+   those of their channel, and the bottleneck before the norm's weight and bias. Of each plane of
+   either half of SA: its gate and mean, or the line a (x - mean) + b, the mean as a float32 number
+   and what this lacks, and 1 / deviation. */
+typedef struct {
+    float *g_h, *g_w, *z, *z_mean, *hat, *scale;
+    float *gate, *s, *a, *b, *mean, *lost, *rstd;
+} Kept;
+
+static Kept kept_in(float *room, const Net *net, Shape d) {
+    Kept k = {0};
+    int64_t planes = d.N * d.C, L = d.H + d.W;
+    if (net->of.taps) {
+        k.g_h = room;
+        k.g_w = k.g_h + planes * d.H;
+        k.z = k.g_w + planes * d.W;
+        k.z_mean = k.z + planes * L;
+        k.hat = k.z_mean + d.C;
+        k.scale = k.hat + d.N * net->M * L;
+        room = k.scale + net->M;
+    }
+    if (net->of.w1) {
+        float **each[] = {&k.gate, &k.s, &k.a, &k.b, &k.mean, &k.lost, &k.rstd};
+        for (int i = 0; i < 7; i++, room += planes / 2)
+            *each[i] = room;
+    }
+    return k;
+}
+
+/* The kind of channel c, and the index of its plane among those of its half. */
+INLINE int half_of(Shape d, int64_t plane, int64_t *index) {
+    if (d.groups == 0)
+        return NONE;
+    int64_t n = plane / d.C, c = plane % d.C, half = d.C / (2 * d.groups);
+    int64_t group = c / (2 * half), within = c % (2 * half);
+    *index = n * (d.C / 2) + group * half + within % half;
+    return within < half ? CHANNEL : SPATIAL;
+}
+
+/* Where the shuffle takes plane (n, c) to, and where it took it from. */
+INLINE int64_t shuffled_to(Shape d, int64_t plane) {
+    int64_t c = plane % d.C, half = d.C / 2;
+    return plane - c + (c % half) * 2 + c / half;
+}
+
+INLINE int64_t shuffled_from(Shape d, int64_t plane) {
+    int64_t c = plane % d.C, half = d.C / 2;
+    return plane - c + (c % 2) * half + c / 2;
+}
+
+INLINE int64_t end_of(int64_t from, int64_t size) {
+    return from + BLOCK < size ? from + BLOCK : size;
+}
+
+typedef union {
+    uint32_t bits;
+    float value;
+} Float;
+
+VECTORISED static void widen(const uint16_t *restrict from, float *restrict to, int64_t size,
+                             int type) {
+    if (type == BFLOAT16) {
+        LANES
+        for (int64_t i = 0; i < size; i++)
+            to[i] = ((Float){(uint32_t)from[i] << 16}).value;
+        return;
+    }
+    LANES
+    for (int64_t i = 0; i < size; i++) {
+        uint32_t magnitude = from[i] & 0x7fffu, sign = (from[i] & 0x8000u) << 16;
+        Float f = {magnitude << 13};
+        f.value *= 0x1p112f; /* from the exponent's bias of 15 to that of 127 */
+        f.bits |= sign | (magnitude < 0x7c00u ? 0 : 0x7f800000u); /* infinity, or no number */
+        to[i] = f.value;
+    }
+}
+
+/* Rounds to the nearest, to even where two are as near. */
+VECTORISED static void narrow(const float *restrict from, uint16_t *restrict to, int64_t size,
+                              int type) {
+    if (type == BFLOAT16) {
+        LANES
+        for (int64_t i = 0; i < size; i++) {
+            uint32_t bits = ((Float){.value = from[i]}).bits;
+            uint32_t rounded = (bits + 0x7fffu + (bits >> 16 & 1)) >> 16;
+            to[i] = (bits & 0x7fffffffu) > 0x7f800000u ? 0x7fc0u : rounded;
+        }
+        return;
+    }
+    LANES
+    for (int64_t i = 0; i < size; i++) {
+        Float f = {.value = from[i]};
+        uint32_t sign = f.bits >> 16 & 0x8000u, bits = f.bits & 0x7fffffffu;
+        uint32_t normal = (bits - (112u << 23) + 0xfffu + (bits >> 13 & 1)) >> 13;
+        Float small = {bits};
+        small.value += 0.5f; /* whose last bit is the smallest number of the type */
+        uint32_t half = bits < 0x38800000u ? small.bits - 0x3f000000u : normal;
+        half = bits < 0x47800000u ? half : 0x7c00u;
+        to[i] = sign | (bits > 0x7f800000u ? 0x7e00u : half);
+    }
+}
+
+/* A plane of x from element `at` on: where it lies, or in `room` as float32. */
+INLINE const float *read(const void *x, int64_t at, float *room, Shape d) {
+    if (d.type == FLOAT32)
+        return (const float *)x + at;
+    widen((const uint16_t *)x + at, room, d.H * d.W, d.type);
+    return room;
+}
+
+/* Where to make a plane of y, to be written by `write`. */
+INLINE float *made_in(void *y, int64_t at, float *room, Shape d) {
+    return d.type == FLOAT32 ? (float *)y + at : room;
+}
+
+INLINE void write(void *y, int64_t at, const float *made, Shape d) {
+    if (d.type != FLOAT32)
+        narrow(made, (uint16_t *)y + at, d.H * d.W, d.type);
+}
+
+/* 1 / (1 + exp(-t)); exp(u) = 2^n exp(r) with |r| <= ln 2 / 2, by its series to r^7 (2^-27). */
+INLINE float sigmoid(float t) {
+    const float whole = 12582912.0f; /* 1.5 * 2^23: added and taken off, it rounds to integers */
+    float u = -t;
+    u = u < -87.0f ? -87.0f : u > 88.0f ? 88.0f : u;
+    float n = (u * 1.44269504f + whole) - whole;
+    float r = (u - n * 0.693359375f) + n * 2.12194440e-4f; /* ln 2 in two parts */
+    float e = 1.0f / 5040;
+    e = e * r + 1.0f / 720;
+    e = e * r + 1.0f / 120;
+    e = e * r + 1.0f / 24;
+    e = e * r + 1.0f / 6;
+    e = e * r + 0.5f;
+    e = e * r + 1.0f;
+    e = e * r + 1.0f;
+    union {
+        uint32_t bits;
+        float value;
+    } power = {((uint32_t)((int32_t)n + 127)) << 23};
+    return 1.0f / (1.0f + e * power.value);
+}
+
+/* h_swish and its derivative */
+INLINE float h_swish(float t) {
+    float ramp = t + 3;
+    return t * (ramp < 0 ? 0 : ramp > 6 ? 6 : ramp) / 6;
+}
+
+INLINE float h_swish_slope(float t) { return t < -3 ? 0 : t > 3 ? 1 : t / 3 + 0.5f; }
+
+/* Up to TILE positions of one axis of one sample. */
+typedef struct {
+    int64_t n, axis, start, count; /* start in (H + W) */
+} Tile;
+
+INLINE int64_t tiles_of(int64_t size) { return (size + TILE - 1) / TILE; }
+
+INLINE Tile tile_at(int64_t t, Shape d) {
+    int64_t rows = tiles_of(d.H), each = rows + tiles_of(d.W), first = t % each;
+    int64_t axis = first >= rows, start = (axis ? first - rows : first) * TILE;
+    int64_t left = (axis ? d.W : d.H) - start;
+    return (Tile){t / each, axis, axis ? d.H + start : start, left < TILE ? left : TILE};
+}
+
+/* y[rows][TILE] += w u[columns][TILE] of CHANNELS columns at most; w's rows and columns are `down`
+   and `along` apart. */
+INLINE void multiply(const float *w, const double (*u)[TILE], double (*y)[TILE], int64_t rows,
+                     int64_t columns, int64_t down, int64_t along) {
+    for (int64_t first = 0; first < rows; first += ROWS) {
+        double weight[ROWS][CHANNELS];
+        for (int64_t r = 0; r < ROWS; r++)
+            for (int64_t c = 0; c < columns; c++)
+                weight[r][c] = first + r < rows ? w[(first + r) * down + c * along] : 0;
+        for (int i = 0; i < TILE; i += 2 * LANE) {
+            Doubles sum[ROWS][2] = {{{0}}};
+            for (int64_t c = 0; c < columns; c++) {
+                Doubles a = *(const Doubles *)(u[c] + i), b = *(const Doubles *)(u[c] + i + LANE);
+                UNROLL
+                for (int r = 0; r < ROWS; r++) {
+                    sum[r][0] += weight[r][c] * a;
+                    sum[r][1] += weight[r][c] * b;
+                }
+            }
+            for (int64_t r = first; r < rows && r < first + ROWS; r++) {
+                *(Doubles *)(y[r] + i) += sum[r - first][0];
+                *(Doubles *)(y[r] + i + LANE) += sum[r - first][1];
+            }
+        }
+    }
+}
+
+VECTORISED static void add(const float *restrict x, float *restrict y, int64_t size) {
+    LANES
+    for (int64_t i = 0; i < size; i++)
+        y[i] += x[i];
+}

@@ -1,0 +1,370 @@
+/* The operator `attend_backward` of ops.py, for planes.py. */
+
+#include <stdlib.h>
+
+#include "planes.h"
+
+/* Sum of g * x. */
+INLINE double product(const float *g, const float *x, int64_t size) {
+    double total = 0;
+    for (int64_t from = 0; from < size; from += BLOCK) {
+        float part = 0;
+        SUM(part)
+        for (int64_t i = from; i < end_of(from, size); i++)
+            part += g[i] * x[i];
+        total += part;
+    }
+    return total;
+}
+
+/* Likewise in float64: the sum over a whole map may be small beside that of a plane. */
+VECTORISED static double plane_sum(const float *g, const float *x, int64_t size) {
+    double total = 0;
+    SUM(total)
+    for (int64_t i = 0; i < size; i++)
+        total += (double)g[i] * x[i];
+    return total;
+}
+
+/* Sums of g * x * sigmoid(t) with t = a (x - mean) + b and, of its derivative by t, those with and
+   without (x - mean). */
+VECTORISED static void element_sums(const float *restrict g, const float *restrict x, float a,
+                                    float b, float mean, double *total, int64_t size) {
+    total[0] = total[1] = total[2] = 0;
+    for (int64_t from = 0; from < size; from += BLOCK) {
+        float slope = 0, shift = 0;
+        double gated = 0;
+        SUM(gated, slope, shift)
+        for (int64_t i = from; i < end_of(from, size); i++) {
+            float centred = x[i] - mean, s = sigmoid(centred * a + b);
+            float gxs = g[i] * x[i] * s, dt = gxs * (1.0f - s);
+            gated += gxs;
+            slope += dt * centred;
+            shift += dt;
+        }
+        total[0] += gated, total[1] += slope, total[2] += shift;
+    }
+}
+
+/* Gradients t_h and t_w of the sum of g * x * g_h * g_w * beta before the sigmoids of the gates;
+   returns that of beta. */
+VECTORISED static double axis_sums(const float *restrict g, const float *restrict x,
+                                   const float *restrict g_h, const float *restrict g_w,
+                                   float *restrict t_h, float *restrict t_w, float beta,
+                                   int64_t H, int64_t W) {
+    double total = 0;
+    memset(t_w, 0, W * sizeof(float));
+    for (int64_t h = 0; h < H; h++, g += W, x += W) {
+        double part = 0;
+        SUM(part)
+        for (int64_t w = 0; w < W; w++) {
+            float gx = g[w] * x[w];
+            part += gx * g_w[w];
+            t_w[w] += gx * g_h[h];
+        }
+        t_h[h] = part * beta * g_h[h] * (1 - g_h[h]);
+        total += part * g_h[h];
+    }
+    for (int64_t w = 0; w < W; w++)
+        t_w[w] *= beta * g_w[w] * (1 - g_w[w]);
+    return total;
+}
+
+/* What a plane adds to the gradient of beta, to those of two parameters of SA's gate, and, by its
+   moments, to that of each of its elements: constant + slope * (x - mean). */
+typedef struct {
+    double beta, first, second;
+    float constant, slope;
+} Plane;
+
+/* The first pass over plane p; t (N, C, L) gets the gradients before the sigmoids of the axes. */
+static void plane_gradients(const void *g, const void *x, const Net *net, const Kept *k, Plane *to,
+                            float *t, int64_t p, float *room, Shape d) {
+    int64_t size = d.H * d.W, L = d.H + d.W, i = 0, at = net->shuffle ? shuffled_to(d, p) : p;
+    int kind = half_of(d, p, &i), both = kind != NONE && k->g_h;
+    float beta = both ? *net->of.beta : 1, rest = both ? 1 - beta : 1;
+    const float *in = read(x, p * size, room, d);
+    *to = (Plane){0};
+    if (kind != NONE) {
+        const Parameters *of = &net->of;
+        int64_t j = p % d.C % (d.C / (2 * d.groups));
+        const float *gv = read(g, at * size, room + size, d);
+        if (kind == CHANNEL) {
+            double gate = k->gate[i], total = plane_sum(gv, in, size);
+            to->beta = -total * gate;
+            to->second = total * rest * gate * (1 - gate);
+            to->first = to->second * k->s[i];
+            to->constant = to->second * of->w1[j] / size;
+        } else {
+            double total[3], a = k->a[i], rstd = k->rstd[i];
+            element_sums(gv, in, a, k->b[i], k->mean[i], total, size);
+            to->beta = -total[0];
+            to->second = total[2] * rest;
+            to->first = total[1] * rest - to->second * k->lost[i];
+            to->slope = -to->first * a * rstd * rstd / size;
+            to->constant = -a * to->second / size - to->slope * k->lost[i];
+        }
+    }
+    if (k->g_h) {
+        const float *gp = read(g, p * size, room + size, d);
+        to->beta += axis_sums(gp, in, k->g_h + p * d.H, k->g_w + p * d.W, t + p * L,
+                              t + p * L + d.H, beta, d.H, d.W);
+    }
+}
+
+/* dx = g * gate + constant */
+VECTORISED static void scale(const float *restrict g, float *restrict dx, float gate,
+                             float constant, int64_t size) {
+    LANES
+    for (int64_t i = 0; i < size; i++)
+        dx[i] = g[i] * gate + constant;
+}
+
+/* dx of g * x * sigmoid(t) * gate with t = a (x - mean) + b, + constant + slope (x - mean). */
+VECTORISED static void ungate_elements(const float *restrict g, const float *restrict x,
+                                       float *restrict dx, float gate, float a, float b,
+                                       float mean, float constant, float slope, int64_t size) {
+    LANES
+    for (int64_t i = 0; i < size; i++) {
+        float centred = x[i] - mean, s = sigmoid(centred * a + b);
+        float gs = g[i] * s * gate, dt = gs * x[i] * (1.0f - s);
+        dx[i] = gs + dt * a + (constant + slope * centred);
+    }
+}
+
+/* g * g_h * g_w * beta + dz_h / W + dz_w / H, put into dx or added to it. */
+VECTORISED static void ungate_axes(const float *restrict g, float *restrict dx,
+                                   const float *restrict g_h, const float *restrict g_w,
+                                   const float *restrict dz_h, const float *restrict dz_w,
+                                   float beta, int added, int64_t H, int64_t W) {
+    float height = 1.0f / H;
+    for (int64_t h = 0; h < H; h++, g += W, dx += W) {
+        float row = g_h[h] * beta, constant = dz_h[h] / W;
+        if (added) {
+            LANES
+            for (int64_t w = 0; w < W; w++)
+                dx[w] += g[w] * row * g_w[w] + (constant + dz_w[w] * height);
+        } else {
+            LANES
+            for (int64_t w = 0; w < W; w++)
+                dx[w] = g[w] * row * g_w[w] + (constant + dz_w[w] * height);
+        }
+    }
+}
+
+/* The second pass over plane p, with dz (N, C, L) the gradients of the means. */
+static void unmix(const void *g, const void *x, void *dx, const Net *net, const Kept *k,
+                  const Plane *with, const float *dz, int64_t p, float *room, Shape d) {
+    int64_t size = d.H * d.W, L = d.H + d.W, i = 0, at = net->shuffle ? shuffled_to(d, p) : p;
+    int kind = half_of(d, p, &i), both = kind != NONE && k->g_h;
+    float beta = both ? *net->of.beta : 1, rest = both ? 1 - beta : 1;
+    float *out = made_in(dx, p * size, room + 2 * size, d);
+    if (kind != NONE) {
+        const float *gv = read(g, at * size, room + size, d);
+        if (kind == CHANNEL)
+            scale(gv, out, k->gate[i] * rest, with->constant, size);
+        else
+            ungate_elements(gv, read(x, p * size, room, d), out, rest, k->a[i], k->b[i],
+                            k->mean[i], with->constant, with->slope, size);
+    }
+    if (k->g_h || net->residual) {
+        const float *gp = read(g, p * size, room + size, d);
+        if (k->g_h)
+            ungate_axes(gp, out, k->g_h + p * d.H, k->g_w + p * d.W, dz + p * L,
+                        dz + p * L + d.H, beta, both, d.H, d.W);
+        if (net->residual)
+            add(gp, out, size);
+    }
+    write(dx, p * size, out, d);
+}
+
+/* From t, the gradient at a tile before the gates' sigmoids, that before h_swish, dn (N, M, L), and
+   h (N, M, L), what h_swish gave. */
+VECTORISED static void unexpand(const float *t, const Net *net, const Kept *k, float *h, float *dn,
+                                Tile tile, Shape d) {
+    double sum[WIDEST][TILE] = {{0}}, u[CHANNELS][TILE] = {{0}};
+    const float *weight = net->of.to_axis[2 * tile.axis];
+    int64_t L = d.H + d.W;
+    for (int64_t first = 0; first < d.C; first += CHANNELS) {
+        int64_t count = d.C - first < CHANNELS ? d.C - first : CHANNELS;
+        for (int64_t c = 0; c < count; c++)
+            for (int64_t i = 0; i < tile.count; i++)
+                u[c][i] = t[(tile.n * d.C + first + c) * L + tile.start + i];
+        multiply(weight + first * net->M, u, sum, net->M, count, 1, net->M);
+    }
+    for (int64_t m = 0; m < net->M; m++) {
+        float gain = net->of.norm[0] ? net->of.norm[0][m] : 1;
+        float shift = net->of.norm[0] ? net->of.norm[1][m] : 0;
+        int64_t at = (tile.n * net->M + m) * L + tile.start;
+        for (int64_t i = 0; i < tile.count; i++) {
+            float normed = k->hat[at + i] * gain + shift;
+            h[at + i] = h_swish(normed);
+            dn[at + i] = sum[m][i] * h_swish_slope(normed);
+        }
+    }
+}
+
+/* Turns row m of dn into the gradient before the norm; returns its sum. */
+VECTORISED static double unnormalise(float *dn, const Net *net, const Kept *k,
+                                     const Parameters *to, int64_t m, Shape d) {
+    int64_t L = d.H + d.W;
+    double total = 0, weighed = 0, count = (double)d.N * L;
+    for (int64_t n = 0; n < d.N; n++) {
+        int64_t at = (n * net->M + m) * L;
+        SUM(total)
+        for (int64_t l = at; l < at + L; l++)
+            total += dn[l];
+        weighed += product(dn + at, k->hat + at, L);
+    }
+    if (!net->of.norm[0])
+        return total;
+    to->norm[0][m] = weighed;
+    to->norm[1][m] = total;
+    float gain = net->of.norm[0][m] * k->scale[m];
+    float mean = net->training ? total / count : 0, slope = net->training ? weighed / count : 0;
+    for (int64_t n = 0; n < d.N; n++) {
+        int64_t at = (n * net->M + m) * L;
+        LANES
+        for (int64_t l = at; l < at + L; l++)
+            dn[l] = gain * (dn[l] - mean - k->hat[l] * slope);
+    }
+    return net->training ? 0 : gain * total;
+}
+
+/* What channel c has of the gradients of the convolutions; t becomes the gradient of its means.
+   dp (N, M, L) is that of the bottleneck, `sums` (M) its sums. Means are taken about that of the
+   channel, and what this leaves out goes by these sums, which are zero behind a norm in training.
+   Room for three rows of L + K. */
+VECTORISED static void channel_gradients(const Net *net, const Kept *k, const float *h,
+                                         const float *dp, const double *sums, float *t,
+                                         const Parameters *to, int64_t c, float *room, Shape d) {
+    int64_t L = d.H + d.W, M = net->M, K = net->K, pad = K / 2;
+    float *z = room, *du = room + L + K, *u = du + L + K, mean = k->z_mean[c];
+    const float *taps = net->of.taps + c * K;
+    double mix[WIDEST] = {0}, tap[WIDEST] = {0}, axis[2][WIDEST] = {{0}}, bias[2] = {0};
+    double level = net->of.tap_bias[c], sum = 0;
+    for (int64_t i = 0; i < pad; i++) {
+        z[i] = z[L + pad + i] = -mean; /* zero, about the mean */
+        du[i] = du[L + pad + i] = 0;
+    }
+    for (int64_t n = 0; n < d.N; n++) {
+        float *row = t + (n * d.C + c) * L;
+        const float *hn = h + n * M * L, *dpn = dp + n * M * L;
+        memcpy(z + pad, k->z + (n * d.C + c) * L, L * sizeof(float));
+        memset(du + pad, 0, L * sizeof(float));
+        memset(u, 0, L * sizeof(float));
+        for (int64_t i = 0; i < K; i++)
+            LANES
+            for (int64_t l = 0; l < L; l++)
+                u[l] += taps[i] * z[l + i];
+        for (int64_t m = 0; m < M; m++) {
+            float weight = net->of.mix[m * d.C + c];
+            LANES
+            for (int64_t l = 0; l < L; l++)
+                du[pad + l] += weight * dpn[m * L + l];
+            mix[m] += product(dpn + m * L, u, L);
+            axis[0][m] += product(row, hn + m * L, d.H);
+            axis[1][m] += product(row + d.H, hn + m * L + d.H, d.W);
+        }
+        for (int64_t l = 0; l < L; l++)
+            bias[l >= d.H] += row[l];
+        for (int64_t i = 0; i < K; i++)
+            tap[i] += product(du + pad, z + i, L);
+        memset(row, 0, L * sizeof(float));
+        for (int64_t i = 0; i < K; i++)
+            LANES
+            for (int64_t l = 0; l < L; l++)
+                row[l] += taps[i] * du[l + 2 * pad - i];
+    }
+    for (int64_t i = 0; i < K; i++)
+        level += (double)taps[i] * mean;
+    for (int64_t m = 0; m < M; m++) {
+        sum += net->of.mix[m * d.C + c] * sums[m];
+        to->mix[m * d.C + c] = mix[m] + level * sums[m];
+        to->to_axis[0][c * M + m] = axis[0][m];
+        to->to_axis[2][c * M + m] = axis[1][m];
+    }
+    for (int64_t i = 0; i < K; i++)
+        to->taps[c * K + i] = tap[i] + mean * sum;
+    to->tap_bias[c] = sum;
+    to->to_axis[1][c] = bias[0];
+    to->to_axis[3][c] = bias[1];
+}
+
+/* Gradients of SA's parameters and of beta, by what the planes have. */
+static void reduce(const Plane *planes, const Net *net, const Kept *k, const Parameters *to,
+                   double *room, Shape d) {
+    double beta = 0;
+    for (int64_t p = 0; p < d.N * d.C; p++)
+        beta += planes[p].beta;
+    if (to->beta)
+        *to->beta = beta;
+    if (!to->w1)
+        return;
+    int64_t half = d.C / (2 * d.groups);
+    double *w1 = room, *b1 = w1 + half, *a = b1 + half, *b2 = a + half;
+    memset(room, 0, 4 * half * sizeof(double));
+    for (int64_t p = 0; p < d.N * d.C; p++) {
+        int64_t i = 0, j = p % d.C % half;
+        if (half_of(d, p, &i) == CHANNEL) {
+            w1[j] += planes[p].first;
+            b1[j] += planes[p].second;
+        } else {
+            a[j] += planes[p].first * k->rstd[i];
+            b2[j] += planes[p].second;
+        }
+    }
+    for (int64_t j = 0; j < half; j++) {
+        double w2 = net->of.w2[j];
+        to->w1[j] = w1[j];
+        to->b1[j] = b1[j];
+        to->w2[j] = a[j] * net->of.group_weight[j] + b2[j] * net->of.group_bias[j];
+        to->b2[j] = b2[j];
+        to->group_weight[j] = a[j] * w2;
+        to->group_bias[j] = b2[j] * w2;
+    }
+}
+
+/* Gradients of sum(g * y); `to` has rooms for those of the parameters. Returns 0 where memory ran
+   out. */
+int icasa_attend_backward(const void *g, const void *x, void *dx, float *kept, const Net *net,
+                          const Parameters *to, const Shape *shape) {
+    Shape d = *shape;
+    int64_t size = d.H * d.W, L = d.H + d.W, planes = d.N * d.C;
+    int64_t lines = net->of.taps ? planes * L : 0, squeezed = lines ? d.N * net->M * L : 0;
+    int64_t each = 3 * size > 3 * (L + net->K) ? 3 * size : 3 * (L + net->K);
+    int64_t rooms = d.threads * each, half = d.groups ? d.C / (2 * d.groups) : 0;
+    Plane *work = malloc(planes * sizeof(Plane) + 4 * half * sizeof(double) +
+                         (lines + 2 * squeezed + rooms) * sizeof(float));
+    if (!work)
+        return 0;
+    double *totals = (double *)(work + planes), sums[WIDEST];
+    float *t = (float *)(totals + 4 * half), *h = t + lines, *dn = h + squeezed, *room = dn + squeezed;
+    Kept k = kept_in(kept, net, d);
+    PLANES
+    for (int64_t p = 0; p < planes; p++) {
+        float *own = room + omp_get_thread_num() * each;
+        plane_gradients(g, x, net, &k, work + p, t, p, own, d);
+        if (!lines) /* else its gradient wants the whole batch */
+            unmix(g, x, dx, net, &k, work + p, t, p, own, d);
+    }
+    if (lines) {
+        PLANES
+        for (int64_t i = 0; i < d.N * (tiles_of(d.H) + tiles_of(d.W)); i++)
+            unexpand(t, net, &k, h, dn, tile_at(i, d), d);
+        for (int64_t m = 0; m < net->M; m++) {
+            sums[m] = unnormalise(dn, net, &k, to, m, d);
+            to->mix_bias[m] = sums[m];
+        }
+        PLANES
+        for (int64_t c = 0; c < d.C; c++)
+            channel_gradients(net, &k, h, dn, sums, t, to, c, room + omp_get_thread_num() * each,
+                              d);
+        PLANES
+        for (int64_t p = 0; p < planes; p++)
+            unmix(g, x, dx, net, &k, work + p, t, p, room + omp_get_thread_num() * each, d);
+    }
+    reduce(work, net, &k, to, totals, d);
+    free(work);
+    return 1;
+}

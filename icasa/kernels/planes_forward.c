@@ -1,0 +1,380 @@
+/* The operators `attend` and `attend_forward` of ops.py, for planes.py. */
+
+#include <math.h>
+#include <stdlib.h>
+
+#include "planes.h"
+
+#define CHUNK (1 << 18) /* elements of x that are worked on at a time */
+#define COLUMNS 256 /* columns that are summed at a time */
+
+/* The version of the functions' arguments, which planes.py asks for. */
+int icasa_interface(void) { return 3; }
+
+/* Sum of a plane. */
+VECTORISED static double sum(const float *x, int64_t size) {
+    double total = 0;
+    SUM(total)
+    for (int64_t i = 0; i < size; i++)
+        total += x[i];
+    return total;
+}
+
+/* Adds `count` columns of a line about `shift` to their sums; returns the line's. */
+INLINE float add_line(const float *line, float shift, float *columns, int64_t count) {
+    float row = 0;
+    SUM(row)
+    for (int64_t w = 0; w < count; w++) {
+        float value = line[w] - shift;
+        row += value;
+        columns[w] += value;
+    }
+    return row;
+}
+
+/* Likewise for four lines, W apart, whose sums are added to `rows`: the columns' are read once. */
+INLINE void add_lines(const float *line, float shift, float *restrict columns, double *rows,
+                      int64_t count, int64_t W) {
+    float r0 = 0, r1 = 0, r2 = 0, r3 = 0;
+    SUM(r0, r1, r2, r3)
+    for (int64_t w = 0; w < count; w++) {
+        float a = line[w] - shift, b = line[W + w] - shift;
+        float c = line[2 * W + w] - shift, d = line[3 * W + w] - shift;
+        r0 += a, r1 += b, r2 += c, r3 += d;
+        columns[w] += (a + b) + (c + d);
+    }
+    rows[0] += r0, rows[1] += r1, rows[2] += r2, rows[3] += r3;
+}
+
+/* Sum of a plane, and the means of its rows and columns. Sums are of what is left without the mean
+   of the first row: in float32 they then lose no more at an offset than about zero. */
+VECTORISED static double sums(const float *x, double *z_h, double *z_w, int64_t H, int64_t W) {
+    double total = 0, offset = sum(x, W) / W;
+    float shift = isfinite(offset) ? offset : 0;
+    memset(z_h, 0, H * sizeof(double));
+    for (int64_t from = 0; from < W; from += COLUMNS) {
+        int64_t count = W - from < COLUMNS ? W - from : COLUMNS, h = 0;
+        float columns[COLUMNS] = {0};
+        for (; h + 4 <= H; h += 4)
+            add_lines(x + h * W + from, shift, columns, z_h + h, count, W);
+        for (; h < H; h++)
+            z_h[h] += add_line(x + h * W + from, shift, columns, count);
+        for (int64_t w = 0; w < count; w++)
+            z_w[from + w] = shift + (double)columns[w] / H;
+    }
+    for (int64_t h = 0; h < H; h++) {
+        total += z_h[h];
+        z_h[h] = shift + z_h[h] / W;
+    }
+    return total + (double)shift * H * W;
+}
+
+VECTORISED static double sum_of_squares(const float *x, float mean, int64_t size) {
+    double total = 0;
+    for (int64_t from = 0; from < size; from += BLOCK) {
+        float part = 0;
+        SUM(part)
+        for (int64_t i = from; i < end_of(from, size); i++)
+            part += (x[i] - mean) * (x[i] - mean);
+        total += part;
+    }
+    return total;
+}
+
+/* Variance of a plane, and its mean as a float32 number and the rest that this one lacks. */
+INLINE double centre(const float *x, double exact, float *mean, double *lost, int64_t size) {
+    *mean = exact;
+    *lost = exact - *mean;
+    return sum_of_squares(x, *mean, size) / size - *lost * *lost;
+}
+
+/* Eq. 13, and Eq. 14 as a line a (x - mean) + b, for plane p, whose mean is `exact`. */
+INLINE void plane_gates(const float *x, double exact, const Net *net, const Kept *to, int64_t p,
+                        Shape d) {
+    int64_t k = 0, j = p % d.C % (d.C / (2 * d.groups));
+    const Parameters *of = &net->of;
+    if (half_of(d, p, &k) == CHANNEL) {
+        to->s[k] = exact;
+        to->gate[k] = sigmoid(of->w1[j] * exact + of->b1[j]);
+        return;
+    }
+    double lost, var = centre(x, exact, to->mean + k, &lost, d.H * d.W);
+    double rstd = 1 / sqrt(var + net->group_eps), a = of->w2[j] * of->group_weight[j] * rstd;
+    to->a[k] = a;
+    to->b[k] = (double)of->w2[j] * of->group_bias[j] + of->b2[j] - a * lost;
+    to->lost[k] = lost;
+    to->rstd[k] = rstd;
+}
+
+/* The convolutions of Eq. 8 on z (C, L) of one sample at TILE positions from `start` on; in
+   float64, as the norm may take off a mean that is large beside what is left. */
+VECTORISED static void squeeze(const double *z, const Net *net, double (*sum)[TILE], int64_t start,
+                               int64_t C, int64_t L) {
+    double u[CHANNELS][TILE], row[TILE + WIDEST] = {0};
+    int64_t from = start - net->K / 2, to = from + TILE + net->K - 1, skip = from < 0 ? -from : 0;
+    int64_t known = (to < L ? to : L) - from - skip; /* zero beyond both ends */
+    for (int64_t m = 0; m < net->M; m++)
+        for (int i = 0; i < TILE; i++)
+            sum[m][i] = net->of.mix_bias[m];
+    for (int64_t first = 0; first < C; first += CHANNELS) {
+        int64_t count = C - first < CHANNELS ? C - first : CHANNELS;
+        for (int64_t c = 0; c < count; c++) {
+            const float *taps = net->of.taps + (first + c) * net->K;
+            const double *line = z + (first + c) * L + (from + skip);
+            if (known < TILE + net->K - 1)
+                memcpy(row + skip, line, known * sizeof(double)), line = row;
+            for (int i = 0; i < TILE; i++)
+                u[c][i] = net->of.tap_bias[first + c];
+            for (int64_t k = 0; k < net->K; k++)
+                for (int i = 0; i < TILE; i += LANE)
+                    *(Doubles *)(u[c] + i) += taps[k] * *(const Doubles *)(line + k + i);
+        }
+        multiply(net->of.mix + first, u, sum, net->M, count, C, 1);
+    }
+}
+
+/* Mean and 1 / deviation that the norm takes for channel m of p (N, M, L), which training alone
+   reads; `statistics` (2, M) gets the mean and the unbiased variance. */
+static void normaliser(const double *p, const Net *net, int64_t m, double *mean, double *scale,
+                       float *statistics, Shape d) {
+    int64_t L = d.H + d.W, count = d.N * L;
+    double total = 0, squares = 0;
+    if (!net->of.norm[0] || !net->training) {
+        *mean = net->of.norm[0] ? net->of.norm[2][m] : 0;
+        *scale = net->of.norm[0] ? 1 / sqrt((double)net->of.norm[3][m] + net->norm_eps) : 1;
+        return;
+    }
+    for (int64_t n = 0; n < d.N; n++)
+        for (int64_t l = 0; l < L; l++)
+            total += p[(n * net->M + m) * L + l];
+    *mean = total / count;
+    for (int64_t n = 0; n < d.N; n++)
+        for (int64_t l = 0; l < L; l++) {
+            double centred = p[(n * net->M + m) * L + l] - *mean;
+            squares += centred * centred;
+        }
+    *scale = 1 / sqrt(squares / count + net->norm_eps);
+    statistics[m] = *mean;
+    statistics[net->M + m] = squares / (count - 1);
+}
+
+/* The end of Eq. 8, and Eq. 9 and 10, from a tile of the bottleneck. */
+VECTORISED static void expand(const double (*sum)[TILE], const double *mean, const double *scale,
+                              const Net *net, const Kept *to, Tile t, Shape d) {
+    float f[WIDEST][TILE];
+    const float *weight = net->of.to_axis[2 * t.axis], *bias = net->of.to_axis[2 * t.axis + 1];
+    int64_t L = d.H + d.W, size = t.axis ? d.W : d.H, start = t.start - (t.axis ? d.H : 0);
+    for (int64_t m = 0; m < net->M; m++) {
+        float gain = net->of.norm[0] ? net->of.norm[0][m] : 1;
+        float shift = net->of.norm[0] ? net->of.norm[1][m] : 0, hat[TILE];
+        LANES
+        for (int i = 0; i < TILE; i++) {
+            hat[i] = (sum[m][i] - mean[m]) * scale[m];
+            f[m][i] = h_swish(hat[i] * gain + shift);
+        }
+        memcpy(to->hat + (t.n * net->M + m) * L + t.start, hat, t.count * sizeof(float));
+    }
+    float *gates = (t.axis ? to->g_w : to->g_h) + t.n * d.C * size + start;
+    for (int64_t first = 0; first < d.C; first += ROWS) {
+        float gate[ROWS * TILE];
+        for (int64_t r = 0; r < ROWS; r++) {
+            int64_t c = first + r < d.C ? first + r : first;
+            Singles low = {0}, high = {0};
+            for (int64_t m = 0; m < net->M; m++) {
+                low += weight[c * net->M + m] * *(const Singles *)f[m];
+                high += weight[c * net->M + m] * *(const Singles *)(f[m] + TILE / 2);
+            }
+            *(Singles *)(gate + r * TILE) = low + bias[c];
+            *(Singles *)(gate + r * TILE + TILE / 2) = high + bias[c];
+        }
+        LANES
+        for (int i = 0; i < ROWS * TILE; i++)
+            gate[i] = sigmoid(gate[i]);
+        for (int64_t r = 0; r < ROWS && first + r < d.C; r++)
+            memcpy(gates + (first + r) * size, gate + r * TILE, t.count * sizeof(float));
+    }
+}
+
+/* Eq. 8-10 from the means z (N, C, L); p (N, M, L) is room where the norm wants the whole batch. */
+static void axis_gates(const double *z, double *p, const Net *net, const Kept *to,
+                       float *statistics, Shape d) {
+    int64_t L = d.H + d.W, tiles = d.N * (tiles_of(d.H) + tiles_of(d.W));
+    double mean[WIDEST], scale[WIDEST];
+    if (p) {
+        PLANES
+        for (int64_t i = 0; i < tiles; i++) {
+            Tile t = tile_at(i, d);
+            double sum[WIDEST][TILE];
+            squeeze(z + t.n * d.C * L, net, sum, t.start, d.C, L);
+            for (int64_t m = 0; m < net->M; m++)
+                memcpy(p + (t.n * net->M + m) * L + t.start, sum[m], t.count * sizeof(double));
+        }
+    }
+    for (int64_t m = 0; m < net->M; m++) {
+        normaliser(p, net, m, mean + m, scale + m, statistics, d);
+        to->scale[m] = scale[m];
+    }
+    PLANES
+    for (int64_t i = 0; i < tiles; i++) {
+        Tile t = tile_at(i, d);
+        double sum[WIDEST][TILE] = {{0}};
+        if (!p)
+            squeeze(z + t.n * d.C * L, net, sum, t.start, d.C, L);
+        else
+            for (int64_t m = 0; m < net->M; m++)
+                memcpy(sum[m], p + (t.n * net->M + m) * L + t.start, t.count * sizeof(double));
+        expand(sum, mean, scale, net, to, t, d);
+    }
+}
+
+/* Keeps the means about that of their channel, so that float32 loses nothing at an offset. */
+VECTORISED static void keep_means(const double *z, const Kept *to, int64_t c, Shape d) {
+    int64_t L = d.H + d.W;
+    double total = 0;
+    for (int64_t n = 0; n < d.N; n++) {
+        int64_t at = (n * d.C + c) * L;
+        SUM(total)
+        for (int64_t l = at; l < at + L; l++)
+            total += z[l];
+    }
+    float mean = total / (d.N * L);
+    to->z_mean[c] = mean;
+    for (int64_t n = 0; n < d.N; n++)
+        for (int64_t l = (n * d.C + c) * L; l < (n * d.C + c + 1) * L; l++)
+            to->z[l] = z[l] - mean;
+}
+
+/* y = x * gate, and where there is a slope a, y = x * sigmoid(a (x - mean) + b) * gate. */
+VECTORISED static void gate_plane(const float *restrict x, float *restrict y, float gate,
+                                  int64_t size) {
+    LANES
+    for (int64_t i = 0; i < size; i++)
+        y[i] = x[i] * gate;
+}
+
+VECTORISED static void gate_elements(const float *restrict x, float *restrict y, float gate,
+                                     float a, float b, float mean, int64_t size) {
+    LANES
+    for (int64_t i = 0; i < size; i++)
+        y[i] = x[i] * sigmoid((x[i] - mean) * a + b) * gate;
+}
+
+/* x * g_h * g_w * beta, put into y or added to it. */
+VECTORISED static void gate_axes(const float *restrict x, float *restrict y,
+                                 const float *restrict g_h, const float *restrict g_w, float beta,
+                                 int added, int64_t H, int64_t W) {
+    for (int64_t h = 0; h < H; h++, x += W, y += W) {
+        float row = g_h[h] * beta;
+        if (added) {
+            LANES
+            for (int64_t w = 0; w < W; w++)
+                y[w] += x[w] * row * g_w[w];
+        } else {
+            LANES
+            for (int64_t w = 0; w < W; w++)
+                y[w] = x[w] * row * g_w[w];
+        }
+    }
+}
+
+/* Plane p of y; rooms for three planes. */
+static void mix(const void *x, void *y, const Net *net, const Kept *g, int64_t p, float *room,
+                Shape d) {
+    int64_t size = d.H * d.W, k = 0, from = net->shuffle ? shuffled_from(d, p) : p;
+    int kind = half_of(d, from, &k), both = kind != NONE && g->g_h;
+    float beta = both ? *net->of.beta : 1, rest = both ? 1 - beta : 1;
+    const float *in = read(x, p * size, room, d);
+    const float *source = from == p ? in : read(x, from * size, room + size, d);
+    float *out = made_in(y, p * size, room + 2 * size, d);
+    if (kind == CHANNEL)
+        gate_plane(source, out, g->gate[k] * rest, size);
+    if (kind == SPATIAL)
+        gate_elements(source, out, rest, g->a[k], g->b[k], g->mean[k], size);
+    if (g->g_h)
+        gate_axes(in, out, g->g_h + p * d.H, g->g_w + p * d.W, beta, both, d.H, d.W);
+    if (net->residual)
+        add(in, out, size);
+    write(y, p * size, out, d);
+}
+
+/* Elements of what is kept, as ops.py has it too. */
+static int64_t kept_size(const Net *net, Shape d) {
+    int64_t planes = d.N * d.C, L = d.H + d.W;
+    int64_t axes = net->of.taps ? 2 * planes * L + d.N * net->M * L + d.C + net->M : 0;
+    return axes + (net->of.w1 ? 7 * (planes / 2) : 0);
+}
+
+/* Rooms in bytes of what `attend` needs: the means z (N, C, L), the bottleneck p (N, M, L) where the
+   norm wants the whole batch, planes, and what is kept where this is not for a backward. */
+typedef struct {
+    int64_t z, p, planes, kept;
+} Rooms;
+
+static Rooms rooms_of(const Net *net, int keeps, Shape d) {
+    int64_t lines = net->of.taps ? d.N * (d.H + d.W) : 0;
+    return (Rooms){
+        .z = lines * d.C * sizeof(double),
+        .p = keeps && net->training ? lines * net->M * sizeof(double) : 0,
+        .planes = d.type != FLOAT32 ? d.threads * 3 * d.H * d.W * sizeof(float) : 0,
+        .kept = keeps ? 0 : kept_size(net, d) * sizeof(float),
+    };
+}
+
+/* Some samples. */
+static void attend(const void *x, void *y, float *kept, float *statistics, const Net *net,
+                   char *room, Shape d) {
+    int64_t size = d.H * d.W, L = d.H + d.W;
+    Rooms r = rooms_of(net, kept != 0, d);
+    double *z = r.z ? (double *)room : 0, *p = r.p ? (double *)(room + r.z) : 0;
+    float *planes = (float *)(room + r.z + r.p);
+    Kept to = kept_in(kept ? kept : (float *)(room + r.z + r.p + r.planes), net, d);
+    PLANES
+    for (int64_t i = 0; i < d.N * d.C; i++) {
+        const float *plane = read(x, i * size, planes + omp_get_thread_num() * 3 * size, d);
+        double total = z ? sums(plane, z + i * L, z + i * L + d.H, d.H, d.W) : sum(plane, size);
+        if (net->of.w1)
+            plane_gates(plane, total / size, net, &to, i, d);
+    }
+    if (z)
+        axis_gates(z, p, net, &to, statistics, d);
+    if (z && kept)
+        PLANES
+        for (int64_t c = 0; c < d.C; c++)
+            keep_means(z, &to, c, d);
+    PLANES
+    for (int64_t i = 0; i < d.N * d.C; i++)
+        mix(x, y, net, &to, i, planes + omp_get_thread_num() * 3 * size, d);
+}
+
+/* `kept` is room for what the backward wants, or null in evaluation, which then works on as many
+   samples at a time as a cache holds: where there are many, on one in each thread. Returns 0 where
+   memory ran out. */
+int icasa_attend(const void *x, void *y, float *kept, float *statistics, const Net *net,
+                 const Shape *shape) {
+    Shape d = *shape;
+    int64_t sample = d.C * d.H * d.W, step = CHUNK / sample < 1 ? 1 : CHUNK / sample;
+    int64_t bytes = d.type == FLOAT32 ? 4 : 2;
+    int apart = !kept && d.N >= 4 * d.threads, workers = apart ? d.threads : 1;
+    d.N = kept ? d.N : apart ? 1 : step < d.N ? step : d.N;
+    d.threads /= workers;
+    Rooms r = rooms_of(net, kept != 0, d);
+    int64_t each = (r.z + r.p + r.planes + r.kept) / sizeof(double) * sizeof(double) + sizeof(double);
+    char *room = malloc(workers * each);
+    if (!room)
+        return 0;
+    if (apart) {
+        _Pragma("omp parallel for schedule(static) num_threads(workers)")
+        for (int64_t n = 0; n < shape->N; n++)
+            attend((const char *)x + n * sample * bytes, (char *)y + n * sample * bytes, 0, 0, net,
+                   room + omp_get_thread_num() * each, d);
+    } else {
+        step = d.N;
+        for (int64_t n = 0; n < shape->N; n += step) {
+            d.N = shape->N - n < step ? shape->N - n : step;
+            attend((const char *)x + n * sample * bytes, (char *)y + n * sample * bytes, kept,
+                   statistics, net, room, d);
+        }
+    }
+    free(room);
+    return 1;
+}
