@@ -139,9 +139,13 @@ class ICA(nn.Module):
             if (conv.stride, conv.padding, conv.dilation) != ((1,), (shape[2] // 2,), (1,)):
                 return None
             tensors += (weight, bias)
-        if type(norm) is nn.BatchNorm1d and norm.momentum is not None:
-            tensors += [norm._parameters[name] for name in ("weight", "bias")]
-            tensors += [norm._buffers[name] for name in ("running_mean", "running_var")]
+        if type(norm) is nn.BatchNorm1d:
+            if norm.training and (norm.momentum is None or not norm.track_running_stats):
+                return None
+            tensors += [norm._parameters.get(name) for name in ("weight", "bias")]
+            tensors += [norm._buffers.get(name) for name in ("running_mean", "running_var")]
+            if any(p is None or p.shape != (M,) for p in tensors[8:]):
+                return None
         elif type(norm) is not nn.Identity:
             return None
         eps, widest = getattr(norm, "eps", 0.0), max(self.width, self.kernel_size)

@@ -127,12 +127,13 @@ class ICASA(nn.Module):
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Mix the two branches (Eq. 5)."""
         feature_map(self.ica, x)
-        if kernels.usable(x, lengths, self.fused, self.ica, self.sa):
-            y = self._fused(x)
-            if y is not None:
-                return kernels.laid_out_as(x, y)
+        ica, sa = self.ica, self.sa
+        rebuilt = type(ica) is not ICA or type(sa) is not SA or sa._rebuilt()
+        usable = kernels.usable(x, lengths, self.fused, ica, sa, rebuilt=rebuilt)
+        if usable and (y := self._fused(x)) is not None:
+            return kernels.laid_out_as(x, y)
         beta = self.beta.to(x.dtype)
-        y = beta * self.ica(x, lengths) + (1 - beta) * self.sa(x, lengths)
+        y = beta * ica(x, lengths) + (1 - beta) * sa(x, lengths)
         return x + y if self.residual else y  # type: ignore[no-any-return]
 
     def _fused(self, x: Tensor) -> Tensor | None:

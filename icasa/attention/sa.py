@@ -131,12 +131,21 @@ class SA(nn.Module):
         weight, bias = (p.view(-1, *[1] * self.ndim) for p in (norm.weight, norm.bias))
         return centred * torch.rsqrt(var + norm.eps) * weight + bias
 
-    def _net(self) -> kernels.Net:
-        """Say what Eq. 13 and 14 are made of; no submodule is called for them."""
+    def _rebuilt(self) -> bool:
+        """Whether the norm is another than one per channel."""
+        norm: Any = self._modules["norm"]
+        half = self.channels // (2 * self.groups)
+        return type(norm) is not nn.GroupNorm or not norm.num_groups == norm.num_channels == half
+
+    def _net(self) -> kernels.Net | None:
+        """Say what Eq. 13 and 14 are made of, None if a parameter was replaced."""
         # Read from the dicts: an attribute of a module takes ten times as long.
         own, norm = self._parameters, cast(nn.GroupNorm, self._modules["norm"])
-        tensors = [own[f"{half}_{name}"] for half in ("channel", "spatial") for name in NAMES]
-        tensors += [norm._parameters[name] for name in NAMES]
+        tensors = [own.get(f"{half}_{name}") for half in ("channel", "spatial") for name in NAMES]
+        tensors += [norm._parameters.get(name) for name in NAMES]
+        half = self.channels // (2 * self.groups)
+        if any(p is None or p.shape != (half,) for p in tensors):
+            return None
         return kernels.Net(tensors, norm.eps)
 
     def _from_moments(self, s: Tensor, mean: Tensor, lost: Tensor, var: Tensor) -> dict[str, Any]:
@@ -198,7 +207,8 @@ class SA(nn.Module):
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Gate ``x`` and shuffle its channels."""
         feature_map(self, x)
-        if kernels.usable(x, lengths, self.fused) and (y := self._fused(x)) is not None:
+        usable = kernels.usable(x, lengths, self.fused, rebuilt=self._rebuilt())
+        if usable and (y := self._fused(x)) is not None:
             return kernels.laid_out_as(x, y)
         (gate,) = self.gates(x, lengths)
         y = x * gate

@@ -9,13 +9,14 @@ what the operators compute; `cpu`, `planes` and `triton_ops` are their bodies.
 
 import importlib.util
 from collections.abc import Callable, Sequence
+from functools import wraps
 from itertools import chain, islice
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
-from torch.autograd.function import once_differentiable
+from torch.nn.modules.module import _has_any_global_hook
 
 from icasa.kernels import cpu, planes
 from icasa.kernels.ops import WIDEST, statistics_dtype
@@ -42,6 +43,21 @@ class Net(NamedTuple):
 NOTHING = Net((), 0.0)
 
 
+def _once(backward: Callable[..., Any]) -> Callable[..., Any]:
+    """Refuse a second derivative; by torch's once_differentiable some are silently wrong."""
+
+    @wraps(backward)
+    def refuse_or_run(ctx: Any, *grads: Tensor) -> Any:
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            raise RuntimeError(
+                "the fast path has no second derivative, got create_graph=True; "
+                "build the layer with fused=False"
+            )
+        return backward(ctx, *grads)
+
+    return refuse_or_run
+
+
 class _Moments(torch.autograd.Function):
     """x itself and its moments: the gradient of ``mix`` comes back through x, to be completed."""
 
@@ -54,7 +70,7 @@ class _Moments(torch.autograd.Function):
         return x.view_as(x), z_h, z_w, s, mean, lost, var
 
     @staticmethod
-    @once_differentiable
+    @_once
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, mean, lost = ctx.saved_tensors
         dx, dz_h, dz_w, ds, dmean, _, dvar = (grad.contiguous() for grad in grads)
@@ -72,7 +88,7 @@ class _Mix(torch.autograd.Function):
         return OPS.mix(x, *gates_and_options)  # type: ignore[no-any-return]
 
     @staticmethod
-    @once_differentiable
+    @_once
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         x, *gates = ctx.saved_tensors
         dx, *grads = OPS.mix_backward(g.contiguous(), x, *gates, *ctx.options)
@@ -98,7 +114,7 @@ class _Attend(torch.autograd.Function):
         return y, statistics
 
     @staticmethod
-    @once_differentiable
+    @_once
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, kept, *row = ctx.saved_tensors
         ica, sa, beta, _ = _split(row, ctx.counts)
@@ -124,7 +140,13 @@ def option(fused: bool | None, ndim: int) -> bool | None:
     return fused
 
 
-def usable(x: Tensor, lengths: Tensor | None, fused: bool | None, *called: nn.Module) -> bool:
+def usable(
+    x: Tensor,
+    lengths: Tensor | None,
+    fused: bool | None,
+    *called: nn.Module,
+    rebuilt: bool = False,
+) -> bool:
     r"""Whether a layer takes the fast path for ``x``.
 
     Args:
@@ -134,6 +156,7 @@ def usable(x: Tensor, lengths: Tensor | None, fused: bool | None, *called: nn.Mo
             contiguous map on the CPU that is not being exported or watched by a dispatch mode;
             True for always, with a copy of a map in another layout.
         called: modules whose call the fast path skips, the two branches of ICASA.
+        rebuilt: whether one of these, or SA's norm, was replaced by another.
 
     Raises:
         ValueError: if ``fused`` is True and the fast path cannot serve.
@@ -141,6 +164,8 @@ def usable(x: Tensor, lengths: Tensor | None, fused: bool | None, *called: nn.Mo
     if fused is False or (fused is None and not _pays(x)):
         return False
     obstacle = _obstacle(x, lengths, called)
+    if rebuilt:
+        obstacle = "knows its own branches and norm alone, got another; put them back"
     if fused and obstacle:
         raise ValueError(f"fused=True {obstacle}, or build the layer with fused=None")
     if fused and x.is_cuda:
@@ -179,7 +204,7 @@ def _obstacle(x: Tensor, lengths: Tensor | None, called: tuple[nn.Module, ...]) 
     if torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
         return "cannot be traced by torch.jit, got a trace; use torch.export"
     for module in called:
-        if _hooked(module):
+        if _hooked(module) or _has_any_global_hook():  # type: ignore[no-untyped-call]
             return f"does not call {type(module).__name__}, got hooks on it; remove them"
     return ""
 
@@ -196,6 +221,8 @@ def _served(x: Tensor, net: Net, mixed: bool) -> bool:
     With `mixed` precision float32 parameters do for a map of any type, and are taken as they are.
     """
     if net.widest > WIDEST or any(_hooked(module) for module in net.called):
+        return False
+    if net.called and _has_any_global_hook():  # type: ignore[no-untyped-call]
         return False
     dtype, device = x.dtype, x.device
     for p in net.tensors:  # a loop, as a generator would take half as long again
@@ -273,7 +300,8 @@ def _learn(
 @torch.no_grad()
 def _track(norm: Any, mean: Tensor, variance: Tensor) -> None:
     """Move the running statistics of a norm towards those of a batch."""
-    norm.num_batches_tracked.add_(1)
+    if norm.num_batches_tracked is not None:
+        norm.num_batches_tracked.add_(1)
     for running, now in ((norm.running_mean, mean), (norm.running_var, variance)):
         running.lerp_(now.to(running.dtype), norm.momentum)
 

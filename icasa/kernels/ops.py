@@ -50,8 +50,8 @@ k = 0 .. C/2 - 1 in the order of c. An output that does not apply has no element
     Gradients of sum(g * y), those of the parameters in the statistics dtype. ica is without the
     running statistics.
 
-The last two have a body on the CPU alone, and only where its C was compiled; wherever they
-cannot serve, a layer puts itself together from the first four.
+The last two have a body on the CPU alone, only where its C was compiled, and take no float64 and no
+size of 0; wherever they cannot serve, a layer puts itself together from the first four.
 """
 
 from collections.abc import Sequence

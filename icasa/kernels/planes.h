@@ -3,7 +3,8 @@
 
    Planes are dealt to the threads of torch's own OpenMP pool, whose symbols the process already
    holds. Each is summed by one thread in one order, so that no result depends on their number. Sums
-   are in float32 over a short stretch of vector lanes or of centred values, and these in float64. */
+   are in float32 over a short stretch, of values about some mean where that matters, and these
+   stretches in float64. */
 
 #pragma once
 
@@ -25,7 +26,7 @@
 #define LANES _Pragma("omp simd")
 #define PRAGMA(text) _Pragma(#text)
 #define SUM(...) PRAGMA(omp simd reduction(+ : __VA_ARGS__))
-#define BLOCK 256 /* elements that are summed in float32 */
+#define BLOCK 256 /* elements, or rows, that are summed in float32 */
 
 /* Positions, channels and rows of a product at a time; the largest M and K. */
 enum { TILE = 16, LANE = 4, CHANNELS = 32, ROWS = 4, WIDEST = 64 };
@@ -106,6 +107,7 @@ INLINE int64_t shuffled_from(Shape d, int64_t plane) {
     return plane - c + (c % 2) * half + c / 2;
 }
 
+/* The end of a stretch that starts at `from`. */
 INLINE int64_t end_of(int64_t from, int64_t size) {
     return from + BLOCK < size ? from + BLOCK : size;
 }
@@ -126,8 +128,9 @@ VECTORISED static void widen(const uint16_t *restrict from, float *restrict to, 
     LANES
     for (int64_t i = 0; i < size; i++) {
         uint32_t magnitude = from[i] & 0x7fffu, sign = (from[i] & 0x8000u) << 16;
-        Float f = {magnitude << 13};
-        f.value *= 0x1p112f; /* from the exponent's bias of 15 to that of 127 */
+        Float normal = {(magnitude << 13) + (112u << 23)}; /* the exponent's bias is 15, not 127 */
+        Float f = {.value = (float)(int32_t)magnitude * 0x1p-24f};
+        f.bits = magnitude < 0x400u ? f.bits : normal.bits;
         f.bits |= sign | (magnitude < 0x7c00u ? 0 : 0x7f800000u); /* infinity, or no number */
         to[i] = f.value;
     }

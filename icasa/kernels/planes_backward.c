@@ -47,26 +47,32 @@ VECTORISED static void element_sums(const float *restrict g, const float *restri
 }
 
 /* Gradients t_h and t_w of the sum of g * x * g_h * g_w * beta before the sigmoids of the gates;
-   returns that of beta. */
+   returns that of beta. Room for W elements. */
 VECTORISED static double axis_sums(const float *restrict g, const float *restrict x,
                                    const float *restrict g_h, const float *restrict g_w,
                                    float *restrict t_h, float *restrict t_w, float beta,
-                                   int64_t H, int64_t W) {
+                                   float *restrict room, int64_t H, int64_t W) {
     double total = 0;
-    memset(t_w, 0, W * sizeof(float));
-    for (int64_t h = 0; h < H; h++, g += W, x += W) {
-        double part = 0;
-        SUM(part)
-        for (int64_t w = 0; w < W; w++) {
-            float gx = g[w] * x[w];
-            part += gx * g_w[w];
-            t_w[w] += gx * g_h[h];
+    memset(room, 0, W * sizeof(float));
+    for (int64_t top = 0; top < H; top += BLOCK) {
+        memset(t_w, 0, W * sizeof(float));
+        for (int64_t h = top; h < end_of(top, H); h++, g += W, x += W) {
+            double part = 0;
+            SUM(part)
+            for (int64_t w = 0; w < W; w++) {
+                float gx = g[w] * x[w];
+                part += gx * g_w[w];
+                t_w[w] += gx * g_h[h];
+            }
+            t_h[h] = part * beta * g_h[h] * (1 - g_h[h]);
+            total += part * g_h[h];
         }
-        t_h[h] = part * beta * g_h[h] * (1 - g_h[h]);
-        total += part * g_h[h];
+        LANES
+        for (int64_t w = 0; w < W; w++)
+            room[w] += t_w[w];
     }
     for (int64_t w = 0; w < W; w++)
-        t_w[w] *= beta * g_w[w] * (1 - g_w[w]);
+        t_w[w] = room[w] * beta * g_w[w] * (1 - g_w[w]);
     return total;
 }
 
@@ -108,7 +114,7 @@ static void plane_gradients(const void *g, const void *x, const Net *net, const 
     if (k->g_h) {
         const float *gp = read(g, p * size, room + size, d);
         to->beta += axis_sums(gp, in, k->g_h + p * d.H, k->g_w + p * d.W, t + p * L,
-                              t + p * L + d.H, beta, d.H, d.W);
+                              t + p * L + d.H, beta, room + 2 * size, d.H, d.W);
     }
 }
 

@@ -47,25 +47,29 @@ INLINE void add_lines(const float *line, float shift, float *restrict columns, d
 }
 
 /* Sum of a plane, and the means of its rows and columns. Sums are of what is left without the mean
-   of the first row: in float32 they then lose no more at an offset than about zero. */
+   of the first row, so that float32 loses nothing at an offset that all rows share. */
 VECTORISED static double sums(const float *x, double *z_h, double *z_w, int64_t H, int64_t W) {
     double total = 0, offset = sum(x, W) / W;
     float shift = isfinite(offset) ? offset : 0;
     memset(z_h, 0, H * sizeof(double));
-    for (int64_t from = 0; from < W; from += COLUMNS) {
-        int64_t count = W - from < COLUMNS ? W - from : COLUMNS, h = 0;
-        float columns[COLUMNS] = {0};
-        for (; h + 4 <= H; h += 4)
-            add_lines(x + h * W + from, shift, columns, z_h + h, count, W);
-        for (; h < H; h++)
-            z_h[h] += add_line(x + h * W + from, shift, columns, count);
-        for (int64_t w = 0; w < count; w++)
-            z_w[from + w] = shift + (double)columns[w] / H;
-    }
+    memset(z_w, 0, W * sizeof(double));
+    for (int64_t top = 0; top < H; top += BLOCK)
+        for (int64_t from = 0; from < W; from += COLUMNS) {
+            int64_t count = W - from < COLUMNS ? W - from : COLUMNS, h = top;
+            float columns[COLUMNS] = {0};
+            for (; h + 4 <= end_of(top, H); h += 4)
+                add_lines(x + h * W + from, shift, columns, z_h + h, count, W);
+            for (; h < end_of(top, H); h++)
+                z_h[h] += add_line(x + h * W + from, shift, columns, count);
+            for (int64_t w = 0; w < count; w++)
+                z_w[from + w] += columns[w];
+        }
     for (int64_t h = 0; h < H; h++) {
         total += z_h[h];
         z_h[h] = shift + z_h[h] / W;
     }
+    for (int64_t w = 0; w < W; w++)
+        z_w[w] = shift + z_w[w] / H;
     return total + (double)shift * H * W;
 }
 

@@ -97,15 +97,16 @@ def learned(cls, seed, training, offset, **options):
 @pytest.mark.parametrize("offset", [0.0, 1000.0])
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
 @every_class
-def test_learning_in_c_is_within_1e_6_behind_a_norm_that_knows_the_maps(cls, training, offset):
+def test_learning_in_c_is_within_2e_6_behind_a_norm_that_knows_the_maps(cls, training, offset):
     if planes.LIBRARY is None:
         pytest.skip("the C kernels were not compiled at installation")
     for seed, options in enumerate(o for o in combinations(cls) if o.get("norm", True)):
         layer, x, g = learned(cls, seed, training, offset, **options)
         exact = outcome(insist(layer, False).double(), x.double(), g.double())
         for name, distance in distances(outcome(insist(layer, True), x, g), exact).items():
-            # The gradient of beta is one sum over all elements, whose terms cancel.
-            allowed = 5e-6 if name == "draw_beta" else 1e-6
+            # The derivative g (1 - g) of a gate near 1 is known by few digits; the gradient of beta
+            # is one sum over all elements, whose terms cancel.
+            allowed = {"y": 1e-6, "dx": 1e-6, "draw_beta": 5e-6}.get(name, 2e-6)
             assert distance <= allowed, f"{name}, {options}"
 
 
@@ -191,12 +192,15 @@ def test_saves_little_more_than_the_input(cls, body):
     assert x.nbytes <= saved <= 1.3 * x.nbytes
 
 
+@pytest.mark.parametrize("power", [1, 2])
 @every_class
-def test_a_second_derivative_is_refused(cls, body):
+def test_a_second_derivative_is_refused(cls, power, body):
     layer, x = cls(24, fused=True), torch.randn(2, 24, 3, 4, requires_grad=True)
-    (dx,) = torch.autograd.grad(layer(x).square().sum(), x, create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
-        dx.sum().backward()
+    y = layer(x.sin()).pow(power).sum()
+    with pytest.raises(RuntimeError, match=r"second derivative, .*; build .* fused=False"):
+        torch.autograd.grad(y, x, create_graph=True)
+    torch.autograd.grad(y, x, retain_graph=True)
+    torch.autograd.grad(y, x)
 
 
 @every_class
