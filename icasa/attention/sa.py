@@ -46,8 +46,8 @@ class SA(nn.Module):
             with the input, as a residual or a pretrained neighbour needs.
         ndim: number of spatial axes, 1, 2 or 3.
         fused: None for the fast path where it serves and pays on the CPU, the same values in fewer
-            passes over x; False for plain torch operators; True to insist, also on small maps in
-            training and on CUDA by Triton, which copies a map that is not contiguous into one that
+            passes over x, without second derivatives; False for plain torch operators; True to
+            insist, also on CUDA by Triton, which copies a map that is not contiguous into one that
             is, and refuses ``lengths`` and what else it cannot serve.
         device: where the parameters are made.
         dtype: type of the parameters.
