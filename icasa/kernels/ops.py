@@ -107,13 +107,14 @@ def empty_gate_gradients(x: Tensor, gates: Sequence[Tensor | None]) -> tuple[Ten
 
 
 def empty_kept(
-    x: Tensor, ica: Sequence[Tensor], groups: int, training: bool
+    x: Tensor, ica: Sequence[Tensor], sa: Sequence[Tensor], *options: Any
 ) -> tuple[Tensor, Tensor]:
     """Return the outputs of ``attend_forward`` after y, to be filled."""
     N, C, H, W = x.shape
+    training = options[-1]
     M = len(ica[2]) if ica else 0
     axes = (2 * N * C + N * M) * (H + W) + C + M if ica else 0
-    kept = x.new_empty(axes + (7 * (N * C // 2) if groups else 0), dtype=torch.float32)
+    kept = x.new_empty(axes + (7 * (N * C // 2) if sa else 0), dtype=torch.float32)
     return kept, kept.new_empty(2, M if training else 0)
 
 
@@ -139,11 +140,7 @@ torch.library.register_fake("icasa::mix_backward", _empty_mix_backward)
 torch.library.register_fake("icasa::moments_backward", lambda dx, x, *others: _empty_map(x))
 torch.library.register_fake("icasa::attend", _empty_map)
 torch.library.register_fake(
-    "icasa::attend_forward",
-    lambda x, ica, sa, beta, norm_eps, group_eps, groups, shuffle, residual, training: (
-        _empty_map(x),
-        *empty_kept(x, ica, groups, training),
-    ),
+    "icasa::attend_forward", lambda x, *layer: (_empty_map(x), *empty_kept(x, *layer))
 )
 torch.library.register_fake(
     "icasa::attend_backward",

@@ -59,22 +59,14 @@ def _as_read(p: Tensor) -> Tensor:
     return p if plain else p.float().contiguous()
 
 
-class _Net:
-    """A layer as the C reads it; keeps what its addresses are of."""
-
-    def __init__(
-        self,
-        ica: Sequence[Tensor],
-        sa: Sequence[Tensor],
-        beta: Tensor | None,
-        training: bool,
-        *rest: Any,
-    ) -> None:
-        M, K = (len(ica[2]), ica[0].shape[2]) if ica else (0, 0)
-        self.ica, self.sa = ([_as_read(p) for p in part] for part in (ica, sa))
-        self.beta = beta if beta is None else _as_read(beta)
-        addresses = _addresses(self.ica, self.sa, self.beta)
-        self.packed = NET.pack(*addresses, M, K, training, *rest)
+def _net(
+    ica: Sequence[Tensor], sa: Sequence[Tensor], beta: Tensor | None, training: bool, *rest: Any
+) -> tuple[bytes, Any]:
+    """Return a layer as the C reads it, and what its addresses are of, to be held for the call."""
+    M, K = (len(ica[2]), ica[0].shape[2]) if ica else (0, 0)
+    parts = ([_as_read(p) for p in part] for part in (ica, sa))
+    held: Any = *parts, None if beta is None else _as_read(beta)
+    return NET.pack(*_addresses(*held), M, K, training, *rest), held
 
 
 def _check(done: int) -> None:
@@ -82,27 +74,10 @@ def _check(done: int) -> None:
         raise MemoryError("no memory for what the gates are made of; give fewer samples at a time")
 
 
-def attend(
+def _attend(
     x: Tensor,
-    ica: Sequence[Tensor],
-    sa: Sequence[Tensor],
-    beta: Tensor | None,
-    norm_eps: float,
-    group_eps: float,
-    groups: int,
-    shuffle: bool,
-    residual: bool,
-) -> Tensor:
-    """Gate x by what its moments give in evaluation; see ``ops``."""
-    x = x.contiguous()
-    y = torch.empty_like(x)
-    net = _Net(ica, sa, beta, False, norm_eps, group_eps, shuffle, residual)
-    _check(LIBRARY.icasa_attend(x.data_ptr(), y.data_ptr(), 0, 0, net.packed, _shape(x, groups)))
-    return y
-
-
-def attend_forward(
-    x: Tensor,
+    kept: Tensor | None,
+    statistics: Tensor | None,
     ica: Sequence[Tensor],
     sa: Sequence[Tensor],
     beta: Tensor | None,
@@ -112,15 +87,25 @@ def attend_forward(
     shuffle: bool,
     residual: bool,
     training: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gate x, and keep what the backward wants; see ``ops``."""
+) -> Tensor:
+    """Return y of both forward operators, and fill in what the second gives beside it."""
     x = x.contiguous()
     y = torch.empty_like(x)
-    kept, statistics = empty_kept(x, ica, groups, training)
-    net = _Net(ica, sa, beta, training, norm_eps, group_eps, shuffle, residual)
-    maps = (t.data_ptr() for t in (x, y, kept, statistics))
-    _check(LIBRARY.icasa_attend(*maps, net.packed, _shape(x, groups)))
-    return y, kept, statistics
+    net, _held = _net(ica, sa, beta, training, norm_eps, group_eps, shuffle, residual)
+    maps = (0 if t is None else t.data_ptr() for t in (x, y, kept, statistics))
+    _check(LIBRARY.icasa_attend(*maps, net, _shape(x, groups)))
+    return y
+
+
+def attend(x: Tensor, *layer: Any) -> Tensor:
+    """Gate x by what its moments give in evaluation; see ``ops``."""
+    return _attend(x, None, None, *(*layer, False))
+
+
+def attend_forward(x: Tensor, *layer: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """Gate x, and keep what the backward wants; see ``ops``."""
+    kept, statistics = empty_kept(x, *layer)
+    return _attend(x, kept, statistics, *layer), kept, statistics
 
 
 def attend_backward(
@@ -139,8 +124,8 @@ def attend_backward(
     g, x = g.contiguous(), x.contiguous()
     dx = torch.empty_like(x)
     to = empty_gradients(x, ica, sa, beta)
-    net = _Net(ica, sa, beta, training, 0.0, 0.0, shuffle, residual)
+    net, _held = _net(ica, sa, beta, training, 0.0, 0.0, shuffle, residual)
     room = PARAMETERS.pack(*_addresses(*to[:2], to[2] if len(to[2]) else None))
     maps = (t.data_ptr() for t in (g, x, dx, kept))
-    _check(LIBRARY.icasa_attend_backward(*maps, net.packed, room, _shape(x, groups)))
+    _check(LIBRARY.icasa_attend_backward(*maps, net, room, _shape(x, groups)))
     return dx, *to

@@ -161,6 +161,27 @@ def test_the_operators_that_learn_pass_opcheck(parts, dtype, training):
     torch.library.opcheck(OPS.attend_backward.default, backward)
 
 
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+@pytest.mark.parametrize(("channels", "shape", "options"), CASES)
+@every_class
+def test_what_is_kept_fills_its_room_and_no_more(
+    cls, channels, shape, options, training, monkeypatch
+):
+    only_in_c()
+    x, rooms, right = torch.randn(shape[0], channels, *shape[1:]), [], planes.empty_kept
+
+    def poisoned(*layer):
+        kept, statistics = right(*layer)
+        rooms.append((kept.new_full((len(kept) + 99,), float("nan")), len(kept)))
+        return rooms[0][0], statistics
+
+    monkeypatch.setattr(planes, "empty_kept", poisoned)
+    make(cls, channels, **options).train(training)(x)
+    ((room, size),) = rooms
+    assert not room[:size].isnan().any()
+    assert room[size:].isnan().all()
+
+
 @every_class
 def test_the_threads_and_the_other_samples_change_no_bit(cls):
     only_in_c()
