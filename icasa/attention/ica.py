@@ -45,8 +45,8 @@ class ICA(nn.Module):
         ndim: number of spatial axes, 1, 2 or 3.
         fused: None for the fast path where it serves and pays on the CPU, the same values in fewer
             passes over x, without second derivatives; False for plain torch operators; True to
-            insist, also on CUDA by Triton, which copies a map that is not contiguous into one that
-            is, and refuses ``lengths`` and what else it cannot serve.
+            insist, also on CUDA by Triton, and to refuse ``lengths`` and what else it cannot
+            serve. It copies a map that is not contiguous, and returns channels_last as such.
         device: where the parameters are made.
         dtype: type of the parameters.
 

@@ -19,6 +19,8 @@ from torch.autograd import forward_ad
 from torch.nn.modules.module import _has_any_global_hook
 
 from icasa.kernels import cpu, planes
+from icasa.kernels.layout import in_one_piece
+from icasa.kernels.layout import laid_out_as as laid_out_as
 from icasa.kernels.ops import WIDEST, statistics_dtype
 
 OPS = torch.ops.icasa
@@ -152,9 +154,9 @@ def usable(
     Args:
         x: the layer's input, (N, C, \*S).
         lengths: valid positions, which the fast path does not know.
-        fused: False for never; None where it serves and is known to be no slower, a plain
-            contiguous map on the CPU that is not being exported or watched by a dispatch mode;
-            True for always, with a copy of a map in another layout.
+        fused: False for never; None where it serves and is known to be no slower, a plain map
+            on the CPU that is not being exported or watched by a dispatch mode; True for always.
+            Of a map that is not contiguous a copy is taken.
         called: modules whose call the fast path skips, the two branches of ICASA.
         rebuilt: whether one of these, or SA's norm, was replaced by another.
 
@@ -181,12 +183,12 @@ def _pays(x: Tensor) -> bool:
     # What watches torch's operators, as a counter of FLOPs does, is shown these.
     if not torch.compiler.is_compiling() and torch._C._len_torch_dispatch_stack():
         return False
-    return (cpu.in_c(x) or x.numel() >= IN_TORCH) and x.is_contiguous()
+    return cpu.in_c(x) or in_parts(x, None)
 
 
 def in_parts(x: Tensor, fused: bool | None) -> bool:
     """Whether to take the fast path by moments and a mix, where `attend` does not serve."""
-    return fused is True or x.numel() >= IN_TORCH
+    return fused is True or (x.numel() >= IN_TORCH and x.is_contiguous())
 
 
 def _obstacle(x: Tensor, lengths: Tensor | None, called: tuple[nn.Module, ...]) -> str:
@@ -235,7 +237,7 @@ def _served(x: Tensor, net: Net, mixed: bool) -> bool:
 
 def moments(x: Tensor, *, axes: bool = False, groups: int = 0) -> tuple[Tensor, ...]:
     """Return x to be given to `mix`, then what the operator ``moments`` does."""
-    x = x.contiguous()
+    x = in_one_piece(x)
     if not torch.is_grad_enabled():
         return x, *OPS.moments(x, axes, groups)
     return _Moments.apply(x, axes, groups)  # type: ignore[no-any-return, no-untyped-call]
@@ -272,12 +274,14 @@ def attend(
         nets.append(net)
     if beta is not None and (type(beta) not in PLAIN or beta.device != x.device):
         return None
-    x, norm, lists = x.contiguous(), nets[0].training, [net.tensors for net in nets]
+    norm, lists = nets[0].training, [net.tensors for net in nets]
     options = (*[net.eps for net in nets], groups, shuffle, residual)
-    if norm is None and not torch.is_grad_enabled():
-        return OPS.attend(x, *lists, beta, *options)  # type: ignore[no-any-return]
-    if x.is_cuda or not cpu.in_c(x) or is_exporting():
+    learns = norm is not None or torch.is_grad_enabled()
+    if learns and (x.is_cuda or not cpu.in_c(x) or is_exporting()):
         return None
+    x = in_one_piece(x)
+    if not learns:
+        return OPS.attend(x, *lists, beta, *options)  # type: ignore[no-any-return]
     y, statistics = _learn(x, lists, beta, *options, norm is not None)
     if norm is not None:
         _track(norm, *statistics)
@@ -328,13 +332,6 @@ def mix(
     )
     call = _Mix.apply if torch.is_grad_enabled() else OPS.mix
     return call(x, *gates, groups, shuffle, residual)  # type: ignore[no-any-return, no-untyped-call]
-
-
-def laid_out_as(x: Tensor, y: Tensor) -> Tensor:
-    """Return contiguous ``y`` in the memory format of ``x``."""
-    if not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last):
-        return y.contiguous(memory_format=torch.channels_last)
-    return y
 
 
 def body(device: str) -> str:

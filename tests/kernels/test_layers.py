@@ -166,13 +166,17 @@ def test_half_types_are_within_4e_3_in_c_and_round_no_more_than_eager(cls, dtype
 @pytest.mark.parametrize("layout", LAYOUTS)
 @every_class
 def test_another_layout_is_copied_and_given_back(cls, layout, body):
-    x = lay_out(numbers((2, 24, 5, 7), 0)[0], layout)
+    x, g = (lay_out(t, layout) for t in numbers((2, 24, 5, 7), 0))
     layer = randomise(cls(24, fused=True))
-    y, plain = layer(x), layer(x.contiguous())
-    assert torch.equal(y, plain)
-    assert y.is_contiguous(
-        memory_format=torch.channels_last if layout == "channels_last" else torch.contiguous_format
-    )
+    wanted = torch.channels_last if layout == "channels_last" else torch.contiguous_format
+    results = []
+    for start in (x, x.contiguous()):
+        leaf = start.detach().requires_grad_()
+        y = layer(leaf)
+        results.append((y, *torch.autograd.grad(y, leaf, g)))
+    for mine, plain in zip(*results, strict=True):
+        assert torch.equal(mine, plain)
+        assert mine.is_contiguous(memory_format=wanted)
 
 
 @every_class
