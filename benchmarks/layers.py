@@ -1,9 +1,10 @@
 """Time and memory of every layer: eager, fused, compiled, the official structure, timm.
 
 ``python -m benchmarks.layers`` times forward (eval) and forward with backward (training) of every
-layer alone, over batch sizes, over map sizes, and of ICASA inside a ResNet bottleneck and MACNN. It
-writes layers.csv and three plots. Each time stands beside the eager path's and beside the floor of
-the same run: ``x.sum()`` and ``y.copy_(x)``, two reads and a write of the map.
+layer alone, over batch sizes, over map sizes, in channels_last, and of ICASA inside a ResNet
+bottleneck and MACNN. It writes layers.csv and three plots. Each time stands beside the eager path's
+and beside the floor of the same run: ``x.sum()`` and ``y.copy_(x)``, two reads and a write of the
+map.
 """
 
 import copy
@@ -44,6 +45,7 @@ LAYERS: dict[str, Any] = {
     "ECA": ECA,
     "CBAM": CBAM,
 }
+FAST = ("ICA", "SA", "ICASA")
 PASSES = ("forward", "forward+backward")
 MAIN = ((1, 32, 19, 100), (32, 32, 19, 100), (32, 64, 56, 56))
 BATCHES = tuple((n, 32, 19, 100) for n in (1, 2, 4, 8, 16, 32, 64, 128))
@@ -116,7 +118,7 @@ def references(
     exact = double(module).train(train)
     with torch.no_grad():
         y = exact(x.double())
-    cotangent = torch.randn(y.shape, generator=generator).to(x.device)
+    cotangent = torch.empty_like(y, dtype=x.dtype).copy_(torch.randn(y.shape, generator=generator))
     want = gradients(exact, x.double(), cotangent.double()) if train else (y,)
     return cotangent, [w.detach() for w in want]
 
@@ -133,11 +135,12 @@ def compare(
     shape: Sequence[int],
     settings: Settings,
     *,
+    layout: torch.memory_format = torch.contiguous_format,
     whole: bool = False,
 ) -> Iterator[Row]:
     """Time variants over one input in both passes; a `whole` network has no floor."""
     generator = torch.Generator().manual_seed(settings.seed)
-    x = torch.randn(tuple(shape), generator=generator).to(settings.device)
+    x = torch.randn(tuple(shape), generator=generator).to(settings.device, memory_format=layout)
     # In a network ReLU and max-pool decide otherwise in float32 where values nearly tie.
     tolerance = 1e-2 if whole else 3e-4
     for name in PASSES:
@@ -174,10 +177,16 @@ def alone(settings: Settings, *, compiles: bool) -> Iterator[Row]:
         for shape in chosen:
             for name in LAYERS:
                 made = variants(name, shape[1], settings, peers=experiment == "layer")
-                if compiles and experiment == "layer" and name in ("ICA", "SA", "ICASA"):
+                if compiles and experiment == "layer" and name in FAST:
                     made |= compiled(made)
                 key = {"experiment": experiment, "layer": name}
                 yield from compare(key, made, shape, settings)
+    layout = torch.channels_last
+    for shape in QUICK["layer"] if settings.quick else MAIN:
+        for name in FAST:
+            made = variants(name, shape[1], settings, peers=False)
+            key = {"experiment": "channels_last", "layer": name}
+            yield from compare(key, made, shape, settings, layout=layout)
 
 
 def inside(settings: Settings) -> Iterator[Row]:
