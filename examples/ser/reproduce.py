@@ -91,9 +91,13 @@ class Cell:
     @property
     def name(self) -> str:
         """Name of its folder and file."""
-        budget = f"{self.preset}{self.epochs}"
-        where = f"{self.corpus}-{self.protocol}-{self.variant}-{budget}-{self.precision}"
-        return f"{where}-seed{self.seed}-fold{self.fold}"
+        what = f"{self.corpus}-{self.protocol}-{self.variant}-{self.budget}"
+        return f"{what}-seed{self.seed}-fold{self.fold}"
+
+    @property
+    def budget(self) -> str:
+        """Name of how it is trained and how long."""
+        return f"{self.preset}{self.epochs}-{self.precision}"
 
     @property
     def papers(self) -> bool:

@@ -87,8 +87,7 @@ def read_grid(folder: Path) -> Grid:
     """Read every cell."""
     found = defaultdict(list)
     for cell, record in read_cells(folder).values():
-        budget = f"{cell.preset}{cell.epochs}-{cell.precision}"
-        key = (cell.corpus, cell.protocol, budget, cell.variant)
+        key = (cell.corpus, cell.protocol, cell.budget, cell.variant)
         found[key].append((cell, record))
     return {key: Runs(runs[0][0], tuple(r for _, r in runs)) for key, runs in found.items()}
 
@@ -223,10 +222,9 @@ def gender(table: str, grid: Grid) -> list[Row]:
 def table19(grid: Grid) -> list[Row]:
     """Test what AAM + ICASA gains over the baseline, and what each brings alone."""
     rows = []
-    baselines = {runs.cell.corpus: runs for runs in ours(grid, OURS[:1])}
+    baselines = {(r.cell.corpus, r.cell.budget): r for r in ours(grid, OURS[:1])}
     for runs in ours(grid, ("icasa+aam", "icasa", "none+aam")):
-        base = baselines.get(runs.cell.corpus)
-        if base is None or base.facts()["epochs"] != runs.cell.epochs:
+        if (base := baselines.get((runs.cell.corpus, runs.cell.budget))) is None:
             continue
         for metric in ("WA", "UA"):
             row = compare(join_runs(runs.records), join_runs(base.records), metric=metric)
@@ -301,8 +299,8 @@ def write(name: str, rows: list[Row]) -> None:
 def draw(grid: Grid) -> None:
     """Figures 5, 6, 8 and 9, and the protocol picture."""
     for runs in ours(grid):
-        name = f"{runs.cell.corpus}-{runs.cell.variant}"
-        title = f"{name}, {len(runs.records)} runs of {runs.cell.epochs} epochs"
+        name = f"{runs.cell.corpus}-{runs.cell.variant}-{runs.cell.budget}"
+        title = f"{name}, {len(runs.records)} runs"
         posterior, y = runs.pooled()
         counts = confusion(posterior, y, runs.labels)
         figures.draw_confusion(counts, runs.labels, title, RESULTS / f"figure8-{name}.png")
