@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks import aam_step, complexity, layers, mixup, training
+from benchmarks import aam_step, cells, complexity, layers, mixup, training
 from benchmarks.harness import WrongVariantError, parser, settle
 from benchmarks.peers import OFFICIAL, timm_layers
 from examples.ser.macnn import ATTENTION
@@ -25,7 +25,7 @@ def small(monkeypatch):
     monkeypatch.setattr(complexity, "QUICK_SIZES", ((3, 5),))
     for script in (mixup, training, aam_step):
         monkeypatch.setattr(script, "BATCHES", (8,))
-    for script in (training, aam_step):
+    for script in (training, aam_step, cells):
         monkeypatch.setattr(script, "SEGMENT", (1, 9, 12))
 
 
@@ -84,6 +84,33 @@ def test_training(tmp_path):
     rows, pictures = run(training, tmp_path)
     assert [r["variant"] for r in rows] == 2 * ["no attention", "eager", "fused"]
     assert pictures == {"training.png"}
+
+
+def test_cells(tmp_path, monkeypatch):
+    timed = [cells.Variant(cells.PLAIN, 1, 1), *(cells.Variant(cells.GRID, n, 1) for n in (1, 2))]
+    monkeypatch.setattr(cells, "variants", lambda settings, compiles: timed)
+    rows, pictures = run(cells, tmp_path, "--no-compile")
+    assert [(r["loop"], r["cells"]) for r in rows] == [
+        (cells.PLAIN, "1"), (cells.GRID, "1"), (cells.GRID, "2"),
+    ]  # fmt: skip
+    assert all(float(r["segments/s"]) > 0 for r in rows)
+    assert pictures == {"cells.png"}
+
+
+def test_several_cells_are_as_many_as_threads_and_alone_each_has_all(tmp_path):
+    args = parser("").parse_args(["--out", str(tmp_path)])
+    settings = settle(args, "cells", [])
+    four, one = ({**settings.provenance, "threads": n} for n in (4, 1))
+    timed = cells.variants(settings._replace(provenance=four), compiles=True)
+    assert [(v.cells, v.threads) for v in timed] == [(1, 4), (1, 4), (1, 4), (4, 1)]
+    assert len(cells.variants(settings._replace(provenance=one), compiles=False)) == 2
+
+
+def test_a_loop_that_learns_otherwise_is_refused():
+    losses = {cells.PLAIN: [2.0, 1.5], cells.GRID: [2.0, 1.6]}
+    assert cells.check(losses, 0.2)[cells.GRID] == pytest.approx(0.1)
+    with pytest.raises(WrongVariantError, match=r"grid's loop: losses \[2.0, 1.6\]"):
+        cells.check(losses, 0.05)
 
 
 def test_aam_step(tmp_path):
