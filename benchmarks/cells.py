@@ -20,7 +20,7 @@ import torch
 from lightning_fabric import Fabric
 from torch.utils.data import DataLoader, TensorDataset
 
-from benchmarks.figures import bars, grid, save, spread_of
+from benchmarks.figures import bars, grid, legend, save, spread_of
 from benchmarks.harness import (
     Row,
     Settings,
@@ -189,12 +189,15 @@ def run(settings: Settings, *, precision: str = "32-true", compiles: bool = Fals
 
 
 def draw(rows: Sequence[Row], path: Path) -> None:
-    """Segments per second of every variant."""
-    names = [f"{r['loop']}\n{r['cells']} x {r['threads of a cell']}" for r in rows]
-    figure, panels = grid(1, 1, (1.2 + 1.3 * len(rows), 3.4))
+    """Segments per second by cells at once, a bar per loop."""
+    found = {(r["cells"], r["loop"]): spread_of(r, "segments/s") for r in rows}
+    counts, loops = (list(dict.fromkeys(row[k] for row in rows)) for k in ("cells", "loop"))
+    figure, panels = grid(1, 1, (6, 3.6))
     axes = panels[0, 0]
-    bars(axes, names, {"": [spread_of(row, "segments/s") for row in rows]}, label="%.0f")
-    axes.set(ylabel="training segments/s", xlabel="loop, cells at once x threads of each")
+    bars(axes, counts, {n: [found.get((c, n)) for c in counts] for n in loops}, label="%.0f")
+    axes.set(ylabel="training segments/s, of all cells", xlabel="cells at once")
+    axes.margins(y=0.1)
+    legend(figure, axes)
     save(figure, path)
 
 
