@@ -217,7 +217,7 @@ class Standardizer:
     """Subtract the mean and divide by the standard deviation of each row of a feature set.
 
     `mode` says whose: "train" (the training utterances), "utterance" or "speaker" (each one's
-    own; the latter uses all clips given of a speaker, also of a test speaker, but no label), or
+    own; the latter by all that the speaker said, on whatever side of a split, but no label), or
     "none". Statistics are over whole utterances, so overlapping segments count nothing twice.
     """
 
@@ -246,17 +246,22 @@ class Standardizer:
             raise ValueError(f"standardizer was fitted on held-out {named}; fit on train alone")
 
     def statistics(
-        self, utterances: Sequence[Utterance], frames: Frames
+        self, utterances: Sequence[Utterance], frames: Frames, everyone: Sequence[Utterance]
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Return the mean and standard deviation (U, rows) to apply to each of the utterances."""
+        """Return the mean and standard deviation (U, rows) to apply to each of the utterances.
+
+        `everyone` is the corpus, where mode "speaker" finds a speaker's other utterances.
+        """
         if self.mode == "train" and not self.fitted_on:
             raise ValueError("standardizer not fitted; call fit(split.train, frames) first")
         if self.mode in {"train", "none"}:
             return tuple(np.tile(value, (len(utterances), 1)) for value in (self.mean, self.std))
         key = {"utterance": "id", "speaker": "speaker"}[self.mode]
+        wanted = {getattr(u, key) for u in utterances}
         groups = defaultdict(list)
-        for u in utterances:
-            groups[getattr(u, key)].append(frames[u.id])
+        for u in everyone:
+            if getattr(u, key) in wanted:
+                groups[getattr(u, key)].append(frames[u.id])
         moments = {group: self._moments(blocks) for group, blocks in groups.items()}
         chosen = [moments[getattr(u, key)] for u in utterances]
         return np.stack([mean for mean, _ in chosen]), np.stack([std for _, std in chosen])
@@ -306,7 +311,7 @@ def make_segments(
     if held_out:
         standardizer.check_held_out(utterances)
     features = standardizer.features
-    mean, std = standardizer.statistics(utterances, frames)
+    mean, std = standardizer.statistics(utterances, frames, corpus.utterances)
     owner, windows = [], defaultdict(list)  # valid frames -> [(segment, static window)]
     for i, u in enumerate(utterances):
         for start in segment_starts(frames[u.id].shape[1], stride_s, tail, features.window):
