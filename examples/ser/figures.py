@@ -106,7 +106,7 @@ def draw_protocols(rows: Sequence[dict[str, Any]], chance: float, path: Path) ->
 def draw_similarity(rows: Sequence[dict[str, str]], path: Path) -> None:
     """Pairs of one label and of one speaker among those that T admits, over what chance gives."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained", sharex=True)
-    names = {"train": "standardised over all clips", "speaker": "standardised by speaker"}
+    names = {"all": "standardised over all clips", "speaker": "standardised by speaker"}
     for normalisation, name in names.items():
         some = [r for r in rows if (r["normalisation"], r["representation"])
                 == (normalisation, "mean")]  # fmt: skip

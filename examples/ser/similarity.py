@@ -24,8 +24,9 @@ from examples.ser.reproduce import THRESHOLDS
 from examples.ser.tables import RESULTS, read_paper
 from icasa import AAM
 
-# Normalisation of the MFCC, and what of a segment is compared.
-REPRESENTATIONS = [(n, r) for n in ("none", "train", "speaker") for r in ("flat", "mean")]
+# Whose statistics standardise the MFCC ("all": of the whole corpus), and what is compared.
+MODES = {"none": "none", "all": "train", "speaker": "speaker"}
+REPRESENTATIONS = [(n, r) for n in MODES for r in ("flat", "mean")]
 BATCH = 32
 
 
@@ -49,7 +50,9 @@ def measure(data: Segments, classes: int, representation: str, t: float) -> dict
     report = aam.report(data.x, data.y, speaker=data.speaker, utterance=data.utterance)
     shares = report._asdict() | {"partner_rate": partner_rate(aam, data)}
     names = {"partner_rate": f"partner rate in {BATCH}"}
-    return {
+    within = data.utterance.unique(return_counts=True)[1].square().sum().item()
+    pairs = round(report.pair_share * (len(data) ** 2 - within)) // 2
+    return {"pairs": pairs} | {
         names.get(name, name.replace("_", " ")): "" if share is None else round(100 * share, 2)
         for name, share in shares.items()
     }
@@ -70,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     facts |= provenance("similarity", argv, args.seed, torch.device("cpu"))
     rows = []
     for normalize, representation in REPRESENTATIONS:
-        standardizer = Standardizer(normalize).fit(corpus.utterances, frames)
+        standardizer = Standardizer(MODES[normalize]).fit(corpus.utterances, frames)
         data = make_segments(
             corpus, corpus.utterances, frames, standardizer, stride_s=1.0, held_out=False
         )

@@ -108,8 +108,10 @@ def test_similarity_counts_the_pairs_that_it_admits(corpus, tmp_path):
     assert len(rows) == len(similarity.REPRESENTATIONS) * len(similarity.THRESHOLDS)
     for start in range(0, len(rows), len(similarity.THRESHOLDS)):
         group = rows[start : start + len(similarity.THRESHOLDS)]
-        shares = [float(row["pair share"]) for row in group]
+        shares, pairs = ([float(row[k]) for row in group] for k in ("pair share", "pairs"))
         assert shares == sorted(shares, reverse=True)
+        every = pairs[0] / shares[0]  # T = 0.1 admits some
+        assert pairs == pytest.approx([share * every for share in shares], abs=0.0051 * every)
         assert [row["paper label match"] for row in group] == [
             "52.3",
             "60.8",
