@@ -66,24 +66,38 @@ def main(argv: Sequence[str] | None = None) -> None:
     options.add_corpus(parser)
     parser.add_argument("--fold", type=int, default=0)
     parser.add_argument("--seed", type=int, default=987654)
+    parser.add_argument("--budget", help="preset, epochs, arithmetic, where the grid has several")
     parser.add_argument("--runs", type=Path, default=Path("runs/grid"))
     parser.add_argument("--grid", type=Path, default=GRID)
     parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args(argv)
     corpus, frames = read(args)
+    cells = [
+        (cell, record) for cell, record in read_cells(args.grid).values()
+        if (cell.corpus, cell.protocol, cell.fold, cell.seed)
+        == (corpus.name, "speaker", args.fold, args.seed)
+        and cell.papers and cell.variant in OURS and args.budget in {None, cell.budget}
+    ]  # fmt: skip
+    budgets = sorted({cell.budget for cell, _ in cells})
+    if len(budgets) > 1:
+        raise SystemExit(
+            f"{args.grid} has several budgets; name one of them by --budget: {budgets}"
+        )
+    if {cell.variant for cell, _ in cells} != set(OURS):
+        raise SystemExit(
+            f"{args.grid} lacks {' or '.join(OURS)} of {corpus.name}, fold {args.fold}, seed "
+            f"{args.seed}, budget {args.budget or 'any'}; run examples.ser.reproduce first"
+        )
     points: dict[str, np.ndarray] = {}
-    for variant in OURS:
-        want = (True, "speaker", variant, args.fold, args.seed)
-        found = [
-            (cell, record) for cell, record in read_cells(args.grid).values()
-            if (cell.papers, cell.protocol, cell.variant, cell.fold, cell.seed) == want
-        ]  # fmt: skip
-        if not found:
-            raise SystemExit(f"no cell {want[1:]} in {args.grid}; run examples.ser.reproduce first")
-        cell, record = found[0]
+    for cell, record in sorted(cells, key=lambda pair: OURS.index(pair[0].variant)):
         folder = args.runs / cell.name
-        points["input"], points[variant], clips = embed(record, folder, corpus, frames)
-    facts = {"fold": args.fold, "neighbours": NEIGHBOURS, "commit": git_commit()}
+        points["input"], points[cell.variant], clips = embed(record, folder, corpus, frames)
+    facts = {
+        "fold": args.fold,
+        "budget": budgets[0],
+        "neighbours": NEIGHBOURS,
+        "commit": git_commit(),
+    }
     facts |= provenance("embedding", argv, args.seed, torch.device("cpu"))
     labels, speakers = ([getattr(clip, key) for clip in clips] for key in ("label", "speaker"))
     rows = [

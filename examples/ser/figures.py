@@ -94,6 +94,9 @@ def draw_protocols(rows: Sequence[dict[str, Any]], chance: float, path: Path) ->
         bars = axes.barh(at, values, 0.9, xerr=spread, label=model, color=f"C{n}")
         axes.bar_label(bars, fmt="%.1f", padding=3, fontsize=8)
     axes.axvline(chance, color="grey", linewidth=0.8, linestyle=":", label="chance")
+    for n, published in enumerate(sorted({row.get("WA (paper)", "") for row in rows} - {""})):
+        label = "" if n else "the paper, speaker-independent"
+        axes.axvline(float(published), color="black", linewidth=0.8, linestyle="--", label=label)
     middles = [np.mean([at for at, row in zip(places, order, strict=True) if row["leak"] == leak])
                for leak in leaks]  # fmt: skip
     axes.set_yticks(middles, leaks)

@@ -51,6 +51,7 @@ VARIANTS = {
        for aam in ("", "+aam") for name in AUGMENT},
 }  # fmt: skip
 SPEAKER, LEAKY = ("speaker",), ("leaky-utterance", "leaky-segment")
+LAYERS = ("none+aam", "eca+aam", "cbam+aam", "se+aam", "ca+aam", "icasa+aam")
 OURS = ("none", "icasa+aam")  # the paper's baseline, and AAM-ICASA-MACNN
 # Table -> (variants, protocols). Tables 13 to 19 are read off the same predictions.
 TABLES = {
@@ -60,7 +61,8 @@ TABLES = {
     # SPA, which Table 9 also combines with AAM, was never published: no cell can stand for it.
     "9": (("none", "none+aam", *(v for v in VARIANTS if v.split("+")[-1] in AUGMENT)), SPEAKER),
     "10": (("none+aam", "sa+aam", "ica+aam", "icasa+aam"), SPEAKER),
-    "12": (("none+aam", "eca+aam", "cbam+aam", "se+aam", "ca+aam", "icasa+aam"), SPEAKER),
+    "11": (LAYERS, SPEAKER),  # of IEMOCAP; RAVDESS has them in Table 12
+    "12": (LAYERS, SPEAKER),
     "13-19": (OURS, SPEAKER),
     "protocol": (OURS, SPEAKER + LEAKY),
     "separate": (("none", "icasa", "none+aam", "icasa+aam"), SPEAKER),  # what each brings alone

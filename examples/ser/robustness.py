@@ -70,8 +70,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     facts = provenance("robustness", argv, SEED, torch.device("cpu")) | {"commit": git_commit()}
     for path, (cell, record) in read_cells(args.grid).items():
         folder = args.runs / cell.name
-        todo = cell.papers and cell.protocol == "speaker" and cell.variant in args.variants
-        if todo and "degraded" not in record and (folder / "checkpoint.pt").exists():
+        todo = (cell.corpus, cell.protocol) == (corpus.name, "speaker") and cell.papers
+        if (
+            todo
+            and cell.variant in args.variants
+            and "degraded" not in record
+            and (folder / "checkpoint.pt").exists()
+        ):
             clips = evaluate(record, folder, corpus, frames)
             record |= {"utterances": clips, "degraded": facts}
             write_cell(json.dumps(record, indent=0).encode(), path)

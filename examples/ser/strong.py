@@ -4,17 +4,16 @@ r"""What the recipe ``--strong`` reaches, and what ICASA and AAM bring to it, ov
         --epochs 30 --seeds 1 2 3
     python -m examples.ser.strong
 
-Reads results/grid and writes results/strong.csv: WA and UA over all clips, as mean and spread over
-seeds, those of the seeds' mean posterior, and the difference to the same network without attention
-and AAM, with its interval over speakers. Where runs/grid has its checkpoint, results/strong.pt is
-the network of fold 0 and the first seed, for `load`.
+Reads results/grid and writes results/strong.csv: WA and UA over all clips, as mean and sample SD
+over the seeds that have every fold, those of the seeds' mean posterior, and the difference to the
+same network without attention and AAM: its interval over speakers, and what each seed gained. Where
+runs/grid has its checkpoint, results/strong.pt is the network of fold 0 and the first seed, for
+`load`.
 """
 
 import argparse
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,22 +21,14 @@ from torch import nn
 
 from examples.ser.evaluate import scores
 from examples.ser.reproduce import GRID, restore, trained
+from examples.ser.runs import Row, Runs, read_grid, shared
 from examples.ser.statistics import compare, join_runs
-from examples.ser.tables import RESULTS, Runs, read_grid, write
+from examples.ser.tables import RESULTS, write
 
 MEASURES = ("WA", "UA")
 RUNS = Path("runs/grid")
 CHECKPOINT = RESULTS / "strong.pt"
 SHIPPED = "none"  # chosen before the test folds were scored, by validation speakers (docs/log.md)
-
-
-def by_seed(runs: Runs) -> dict[int, Runs]:
-    """Split runs by their seed, those that have every fold."""
-    found = defaultdict(list)
-    for record in runs.records:
-        found[record["run"]["seed"]].append(record)
-    parts = {seed: Runs(runs.cell, tuple(records)) for seed, records in sorted(found.items())}
-    return {seed: part for seed, part in parts.items() if part.complete}
 
 
 def accuracy(seeds: Mapping[int, Runs]) -> dict[str, float]:
@@ -50,7 +41,7 @@ def accuracy(seeds: Mapping[int, Runs]) -> dict[str, float]:
         values = [result[measure] for result in single]
         row[measure] = np.mean(values)
         if len(values) > 1:
-            row[f"{measure} SD"] = np.std(values)
+            row[f"{measure} SD"] = np.std(values, ddof=1)
             row[f"{measure} of the ensemble"] = together[measure]
     return row
 
@@ -62,12 +53,18 @@ def sorted_clips(runs: Runs) -> tuple[np.ndarray, np.ndarray]:
     return posterior[order], y[order]
 
 
-def difference(ours: Sequence[Runs], base: Sequence[Runs]) -> dict[str, Any]:
-    """UA gained over `base` with its interval and p by speaker, over the seeds of both."""
-    a, b = (join_runs([r for runs in side for r in runs.records]) for side in (ours, base))
-    row = compare(a, b, metric="UA")
+def gain(ours: Runs, base: Runs) -> Row:
+    """UA gained over `base` over the seeds that both have: all of them together, then each."""
+    if (sides := shared(ours, base)) is None:
+        return {}
+    row = compare(*(join_runs(side.records) for side in sides), metric="UA")
     names = {"difference": "UA gained", "low": "low", "high": "high", "permutation_p": "p"}
-    return {name: row[key] for key, name in names.items()}
+    single = [
+        np.subtract(*(scores(*side.seeds[seed].pooled(), side.labels)["UA"] for side in sides))
+        for seed in sides[0].seeds
+    ]
+    out = {name: row[key] for key, name in names.items()}
+    return out | {"UA gained by seed": " ".join(f"{value:.2f}" for value in single)}
 
 
 def ship(runs: Runs, folder: Path, path: Path) -> None:
@@ -86,27 +83,21 @@ def load(path: Path = CHECKPOINT) -> tuple[argparse.Namespace, list[str], nn.Mod
 
 
 def main() -> None:
-    """Write a row per variant, and the checkpoint."""
-    grid = read_grid(GRID).items()
-    found = {
-        key[-1]: by_seed(runs) for key, runs in grid
-        if not runs.cell.papers and runs.cell.protocol == "speaker"
-    }  # fmt: skip
+    """Write a row per variant and budget, and the checkpoint."""
+    grid = read_grid(GRID)
     rows = []
-    for variant, seeds in found.items():
-        if not seeds:
+    for key, runs in grid.items():
+        if runs.cell.papers or runs.cell.protocol != "speaker" or not runs.seeds:
             continue
-        row = {"variant": variant} | accuracy(seeds)
-        shared = sorted(seeds.keys() & found["none"].keys())
-        if variant != "none" and shared:
-            sides = ([side[seed] for seed in shared] for side in (seeds, found["none"]))
-            row |= difference(*sides)
+        row = {"variant": runs.cell.variant} | accuracy(runs.seeds)
+        base = grid.get((*key[:3], "none"))
+        if runs.cell.variant != "none" and base:
+            row |= gain(runs, base)
         shown = {k: f"{v:.4g}" if isinstance(v, float) else v for k, v in row.items()}
-        records = tuple(record for runs in seeds.values() for record in runs.records)
-        first = next(iter(seeds.values()))
-        rows.append(shown | Runs(first.cell, records).facts())
+        rows.append(shown | runs.facts())
+        first = next(iter(runs.seeds.values()))
         folder = RUNS / first.cell.name
-        if variant == SHIPPED and (folder / "checkpoint.pt").exists():
+        if runs.cell.variant == SHIPPED and (folder / "checkpoint.pt").exists():
             ship(first, folder, CHECKPOINT)
     write("strong", rows)
 

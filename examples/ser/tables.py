@@ -5,12 +5,11 @@ results/table*.csv, results/protocol.csv and the pictures, the paper's numbers b
 """
 
 import csv
-from collections import defaultdict
+import math
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from statistics import mean, pstdev
-from typing import Any
+from statistics import mean, stdev
 
 import numpy as np
 from sklearn.metrics import precision_recall_fscore_support
@@ -19,77 +18,29 @@ from examples.ser import figures
 from examples.ser.calibration import calibration, draw_calibration
 from examples.ser.evaluate import confusion, scores
 from examples.ser.report import write_csv
-from examples.ser.reproduce import FOLDS, GRID, OURS, TABLES, Cell, read_cells
-from examples.ser.statistics import compare, holm, join_runs
+from examples.ser.reproduce import ATTENTIONS, GRID, OURS, TABLES
+from examples.ser.runs import Grid, Row, Runs, read_grid, shared
+from examples.ser.statistics import METRICS, between, compare, holm, join_runs
 
 RESULTS = Path(__file__).parent / "results"
 PAPER = Path(__file__).parent / "paper.csv"  # Li et al. 2026, table by table
 ORACLE = "test-best (oracle)"
-ACCURACY = ("6", "7", "8", "9", "10", "12")
+ACCURACY = ("6", "7", "8", "9", "10", "11", "12")
+LAYERS = {"iemocap": "11", "ravdess": "12"}  # one table for each corpus
 CONDITIONS = {
     "15": ("clean", "awgn20", "awgn10", "awgn0"),
     "16": ("clean", "mp3-128k", "reverb-0.3s"),
 }
-Row = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Runs:
-    """The runs of one variant under one protocol and budget: a record per fold and seed."""
-
-    cell: Cell  # the first of them
-    records: tuple[Mapping[str, Any], ...]
-
-    @property
-    def labels(self) -> list[str]:
-        """Classes in order."""
-        return list(self.records[0]["labels"])
-
-    @property
-    def complete(self) -> bool:
-        """Whether every fold is there."""
-        return {r["run"]["fold"] for r in self.records} == set(FOLDS[self.cell.corpus])
-
-    def facts(self) -> Row:
-        """Return what a row says of its runs."""
-        cell, seen = self.cell, [r["run"] for r in self.records]
-        return {
-            "folds": len({run["fold"] for run in seen}),
-            "seeds": len({run["seed"] for run in seen}),
-            "epochs": cell.epochs, "preset": cell.preset, "arithmetic": cell.precision,
-            "commit": " ".join(sorted({run["commit"][:9] for run in seen})),
-        }  # fmt: skip
-
-    def by_fold(self, selection: str = "last") -> list[Row]:
-        """Return the scores of every run."""
-        return [row for r in self.records for row in r["rows"] if row["selection"] == selection]
-
-    def pooled(self, selection: str = "last", **where: str) -> tuple[np.ndarray, np.ndarray]:
-        """Posteriors (U, K) and classes (U,) over all runs; `where` picks, say, gender="male"."""
-        clips = [
-            clip for r in self.records for clip in r["utterances"]
-            if all(clip[key] == value for key, value in where.items())
-        ]  # fmt: skip
-        posterior = np.array([clip[selection] for clip in clips])
-        return posterior, np.array([self.labels.index(clip["label"]) for clip in clips])
-
-
-Grid = dict[tuple[str, ...], Runs]  # (corpus, protocol, budget, variant) -> its runs
+AGAINST = {  # Table 19: what each of the paper's parts brings, and to what
+    "none": ("icasa+aam", "icasa", "none+aam", "none+aam-random", "none+aam-unweighted"),
+    "none+aam": tuple(f"{name}+aam" for name in ATTENTIONS if name != "none"),
+}
 
 
 def read(path: Path) -> list[dict[str, str]]:
     """Rows of a CSV file."""
     with path.open(newline="") as file:
         return list(csv.DictReader(file))
-
-
-def read_grid(folder: Path) -> Grid:
-    """Read every cell."""
-    found = defaultdict(list)
-    for cell, record in read_cells(folder).values():
-        key = (cell.corpus, cell.protocol, cell.budget, cell.variant)
-        found[key].append((cell, record))
-    return {key: Runs(runs[0][0], tuple(r for _, r in runs)) for key, runs in found.items()}
 
 
 def read_paper() -> dict[tuple[str, ...], str]:
@@ -112,28 +63,32 @@ def beside(table: str, corpus: str, row: str, values: Mapping[str, float], digit
 
 
 def averages(rows: Sequence[Row], labels: Sequence[str]) -> dict[str, float]:
-    """WA and UA with their spread over the runs, and F1 by class."""
+    """WA and UA with their sample SD over the runs, and F1 by class."""
     out: dict[str, float] = {}
     for measure in ("WA", "UA"):
         values = [row[measure] for row in rows]
-        out |= {measure: mean(values), f"{measure} SD": pstdev(values)}
+        out[measure] = mean(values)
+        out[f"{measure} SD"] = stdev(values) if len(values) > 1 else math.nan
     return out | {f"F1 {label}": mean(row[f"F1_{label}"] for row in rows) for label in labels}
 
 
 def accuracy(table: str, grid: Grid) -> list[Row]:
-    """Tables 6 to 10 and 12: a row per variant, the mean over folds and its spread."""
+    """Tables 6 to 12: a row per variant, the mean over folds and its spread."""
     variants, (protocol,) = TABLES[table]
+    corpora = [corpus for corpus, number in LAYERS.items() if number == table] or list(LAYERS)
     return [
         {"corpus": key[0], "variant": key[3]}
         | beside(table, key[0], key[3], averages(runs.by_fold(), runs.labels)) | runs.facts()
         for variant in variants
-        for key, runs in grid.items() if key[1] == protocol and key[3] == variant
+        for key, runs in grid.items()
+        if key[0] in corpora and key[1] == protocol and key[3] == variant
     ]  # fmt: skip
 
 
 def named(key: tuple[str, ...], grid: Grid) -> str:
-    """Return the variant of a key, with its budget where the grid has several."""
-    return key[3] if len({other[2] for other in grid}) == 1 else f"{key[3]}, {key[2]}"
+    """Return the variant of a key, with its corpus and budget where the grid has several."""
+    parts = [key[n] for n in (0, 2) if len({other[n] for other in grid}) > 1]
+    return ", ".join([key[3], *parts])
 
 
 def reported(runs: Runs) -> bool:
@@ -158,6 +113,7 @@ def table13(grid: Grid) -> list[Row]:
         columns = ("precision", "recall", "F1")
         lines = dict(zip(runs.labels, np.stack(found[:3], 1), strict=True))
         lines["macro average"] = np.stack(found[:3], 1).mean(0)
+        lines["micro average"] = np.full(3, (posterior.argmax(1) == y).mean())
         for name, values in lines.items():
             head = {"corpus": runs.cell.corpus, "variant": runs.cell.variant, "class": name}
             measured = dict(zip(columns, values, strict=True))
@@ -195,45 +151,78 @@ def robustness(table: str, grid: Grid) -> list[Row]:
     return rows
 
 
-def gender(table: str, grid: Grid) -> list[Row]:
-    """Tables 17 (clean) and 18 (also at 10 dB): scores by the speaker's gender."""
+def gender(grid: Grid) -> list[Row]:
+    """Table 17: scores by the speaker's gender, and how far apart they are."""
     rows = []
     for runs in ours(grid):
         head = {"corpus": runs.cell.corpus, "variant": runs.cell.variant}
+        table, sides = "17" * reported(runs), ("female", "male")
+        for name in sides:
+            found = scores(*runs.pooled(gender=name), runs.labels)
+            shown = beside(table, head["corpus"], name, {m: found[m] for m in METRICS})
+            rows.append(head | {"gender": name} | shown | runs.facts())
+        gaps = {
+            m: between(*(join_runs(runs.records, gender=side) for side in sides), metric=m)
+            for m in METRICS
+        }
+        name = " - ".join(sides)
+        shown = beside(table, head["corpus"], name, {m: gaps[m]["difference"] for m in METRICS})
+        ends = {f"{m} {end}": f"{gaps[m][end]:.2f}" for m in METRICS for end in ("low", "high")}
+        rows.append(head | {"gender": name} | shown | ends | runs.facts())
+    return rows
+
+
+def table18(grid: Grid) -> list[Row]:
+    """F1 by class and gender, clean and at 10 dB."""
+    rows = []
+    for runs in ours(grid):
+        if not all("awgn10" in r["utterances"][0] for r in runs.records):
+            continue
+        head = {"corpus": runs.cell.corpus, "variant": runs.cell.variant}
         for name in ("male", "female"):
-            clean = scores(*runs.pooled(gender=name), runs.labels)
-            if table == "17":
-                values = {measure: clean[measure] for measure in ("WA", "UA")}
-                shown = beside("17" * reported(runs), head["corpus"], name, values)
-                rows.append(head | {"gender": name} | shown | runs.facts())
-            elif all("awgn10" in r["utterances"][0] for r in runs.records):
-                noisy = scores(*runs.pooled("awgn10", gender=name), runs.labels)
-                for label in runs.labels:
-                    values = {
-                        f"{name} clean F1": clean[f"F1_{label}"],
-                        f"{name} awgn10 F1": noisy[f"F1_{label}"],
-                    }
-                    shown = beside("18" * reported(runs), head["corpus"], label, values)
-                    short = {key.removeprefix(f"{name} "): v for key, v in shown.items()}
-                    rows.append(head | {"gender": name, "class": label} | short | runs.facts())
+            clean, noisy = (
+                scores(*runs.pooled(selection, gender=name), runs.labels)
+                for selection in ("last", "awgn10")
+            )
+            for label in runs.labels:
+                values = {
+                    f"{name} clean F1": clean[f"F1_{label}"],
+                    f"{name} awgn10 F1": noisy[f"F1_{label}"],
+                }
+                shown = beside("18" * reported(runs), head["corpus"], label, values)
+                short = {key.removeprefix(f"{name} "): v for key, v in shown.items()}
+                rows.append(head | {"gender": name, "class": label} | short | runs.facts())
     return rows
 
 
 def table19(grid: Grid) -> list[Row]:
-    """Test what AAM + ICASA gains over the baseline, and what each brings alone."""
-    rows = []
-    baselines = {(r.cell.corpus, r.cell.budget): r for r in ours(grid, OURS[:1])}
-    for runs in ours(grid, ("icasa+aam", "icasa", "none+aam")):
-        if (base := baselines.get((runs.cell.corpus, runs.cell.budget))) is None:
-            continue
-        for metric in ("WA", "UA"):
-            row = compare(join_runs(runs.records), join_runs(base.records), metric=metric)
+    """Test what AAM, ICASA and their parts bring; Holm's families are budget and metric."""
+    families: dict[tuple[str, ...], list[Row]] = defaultdict(list)
+    for base in ours(grid, AGAINST):
+        for runs in ours(grid, AGAINST[base.cell.variant]):
+            if (runs.cell.corpus, runs.cell.budget) != (base.cell.corpus, base.cell.budget):
+                continue
+            if (sides := shared(runs, base)) is None:
+                continue
             head = {"corpus": runs.cell.corpus, "ours": runs.cell.variant}
-            rows.append(head | {"against": base.cell.variant} | row | runs.facts())
+            for metric in METRICS:
+                row = compare(*(join_runs(side.records) for side in sides), metric=metric)
+                row = head | {"against": base.cell.variant} | row | sides[0].facts()
+                families[runs.cell.corpus, runs.cell.budget, metric].append(row)
+    rows = [row for family in families.values() for row in holm(family)]
     return [
         {key: f"{value:.4g}" if isinstance(value, float) else value for key, value in row.items()}
-        for row in holm(rows)
+        | {f"{name} (paper)": value for name, value in claimed(row).items()}
+        for row in rows
     ]
+
+
+def claimed(row: Row) -> dict[str, str]:
+    """Return what the paper's Table 19 says of a difference, nothing of most."""
+    if (row["ours"], row["against"]) != OURS[::-1]:
+        return {}
+    where = ("19", row["corpus"], row["metric"])
+    return {key[-1]: value for key, value in read_paper().items() if key[:-1] == where}
 
 
 def protocol(grid: Grid) -> list[Row]:
@@ -247,12 +236,13 @@ def protocol(grid: Grid) -> list[Row]:
             leaks = [key[1]] * (key[1] != "speaker") + ["leaky-epoch"] * (selection != "last")
             head = {"corpus": key[0], "model": named(key, grid)}
             head["leak"] = " + ".join(leaks) or "none"
-            shown = beside("8" if key[3] == "none" else "12", key[0], key[3], result)
+            shown = beside("8" if key[3] == "none" else LAYERS[key[0]], key[0], key[3], result)
             rows.append(head | shown | runs.facts())
     svm = defaultdict(list)
     if (RESULTS / "svm.csv").exists():
         for row in read(RESULTS / "svm.csv"):
-            model = f"svm, {row['features']} by {row['normalisation']}"
+            cut = f", every {row['stride (s)']} s" * (row["stride (s)"] == "0.4")
+            model = f"svm, {row['features']} by {row['normalisation']}{cut}"
             key = (row["corpus"], model, row["protocol"])
             svm[key].append({m: float(row[m]) for m in ("WA", "UA")})
     for (corpus, model, name), found in svm.items():
@@ -282,7 +272,9 @@ def single_runs() -> list[Row]:
             variant = row["attention"] + aam
             table = "8" if variant == "none" else "12"
             facts = {key: row[key] for key in ("fold", "preset", "epochs", "seed")}
-            head = {"variant": variant, "selection": row["selection"], "epoch": row["epoch"]}
+            leak = "leaky-epoch" if row["selection"] == ORACLE else "none"
+            head = {"variant": variant, "selection": row["selection"], "leak": leak}
+            head["epoch"] = row["epoch"]
             shown = beside(table, row["corpus"], variant, values)
             rows.append(head | shown | facts | {"commit": row["commit"][:9]})
     return rows
@@ -316,9 +308,13 @@ def draw(grid: Grid) -> None:
         figures.draw_boxes(boxes, "each run of the grid", RESULTS / "figure6.png")
     if (RESULTS / "table05.csv").exists():
         figures.draw_similarity(read(RESULTS / "table05.csv"), RESULTS / "table05.png")
-    if rows := protocol(grid):
-        chance = 100 / 7.5  # the largest classes of RAVDESS are each a 7.5th of it
-        figures.draw_protocols(rows, chance, RESULTS / "protocol.png")
+    for corpus in LAYERS:
+        rows = [row for row in protocol(grid) if row["corpus"] == corpus]
+        clips = [runs.pooled()[1].tolist() for key, runs in grid.items() if key[0] == corpus
+                 and key[1] == "speaker"]  # fmt: skip
+        if rows and clips:
+            chance = 100 * max(Counter(clips[0]).values()) / len(clips[0])
+            figures.draw_protocols(rows, chance, RESULTS / f"protocol-{corpus}.png")
 
 
 def main() -> None:
@@ -330,8 +326,8 @@ def main() -> None:
     write("table14", table14(grid))
     for table in CONDITIONS:
         write(f"table{table}", robustness(table, grid))
-    for table in ("17", "18"):
-        write(f"table{table}", gender(table, grid))
+    write("table17", gender(grid))
+    write("table18", table18(grid))
     write("table19", table19(grid))
     write("summary", single_runs())
     write("table21", literature())

@@ -10,6 +10,7 @@ import pytest
 
 from examples.ser import reachability
 from examples.ser.reachability import CLIPS, denominator, published, reach
+from examples.ser.report import write_csv
 from examples.ser.tables import read
 
 FOLDS = Path(reachability.__file__).parent / "folds" / "ravdess.csv"
@@ -90,12 +91,33 @@ def test_chance_is_the_share_of_two_digit_numbers_on_the_lattice():
 
 
 def test_the_paper_s_numbers_are_in_range_and_the_rows_are_written(tmp_path, monkeypatch):
+    runs = [
+        {"variant": "none", "WA": "42.15", "UA": "39.52", "folds": "6", "seeds": "1"},
+        {"variant": "sa+aam", "WA": "41.88", "UA": "39.2", "folds": "4", "seeds": "1"},
+        {"variant": "ica+aam", "WA": "42.16", "UA": "39.52", "folds": "6", "seeds": "2"},
+    ]
+    for table in reachability.OURS:
+        facts = {"corpus": "ravdess", "preset": "onecycle", "epochs": "10"}
+        write_csv(tmp_path / f"table{table}.csv", [facts | row for row in runs])
     monkeypatch.setattr(reachability, "RESULTS", tmp_path)
     rows = reachability.main()
     written = read(tmp_path / "reachability.csv")
-    assert len(written) == len(rows) == len(published()) == 56
+    assert len(written) == len(rows)
+    assert len(published()) == 57
+    ours = [row for row in written if row["source"] == "ours"]
+    assert len(ours) == len(rows) - 57 == 2 * len(reachability.OURS)  # whole, of one seed
+    assert all(row["row"] == "none, onecycle10" and row["reached"] == "True" for row in ours)
     by_name = {(row["table"], row["row"], row["measure"]): row for row in written}
     assert by_name["12", "icasa+aam", "WA"]["reached"] == "False"
     assert by_name["13", "happy", "recall happy"]["reached"] == "True"
     assert by_name["17", "male", "UA"]["n"] == "768"
+    assert by_name["17", "female - male", "WA"]["n"] == "720"
     assert all(float(row["gap"]) <= 100 / 2 / float(row["n"]) + 1e-4 for row in written)
+
+
+def test_every_number_of_ours_can_be_had():
+    ours = [
+        row for row in read(reachability.RESULTS / "reachability.csv") if row["source"] == "ours"
+    ]
+    assert ours
+    assert all(row["reached"] == "True" for row in ours)

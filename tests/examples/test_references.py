@@ -84,6 +84,35 @@ def test_embeddings_give_a_row_per_space_and_a_picture(corpus, tmp_path):
         embedding.main([*source, *flags, "--fold", "7"])
 
 
+def test_of_several_budgets_one_must_be_named(corpus, tmp_path):
+    root, source = corpus
+    for path, (cell, _) in read_cells(root / "grid").items():
+        for epochs in (1, 2):
+            other = replace(cell, epochs=epochs)
+            (tmp_path / f"{other.name}.json.gz").write_bytes(path.read_bytes())
+    flags = ["--runs", str(root / "runs"), "--grid", str(tmp_path), "--seed", "1"]
+    with pytest.raises(
+        SystemExit, match=r"by --budget: \['onecycle1-32-true', 'onecycle2-32-true'"
+    ):
+        embedding.main([*source, *flags])
+    embedding.main([*source, *flags, "--budget", "onecycle1-32-true", "--out", str(tmp_path)])
+    assert {row["budget"] for row in read(tmp_path / "figure7.csv")} == {"onecycle1-32-true"}
+
+
+def test_cells_of_another_corpus_are_left_alone(corpus, tmp_path):
+    root, source = corpus
+    (path, (cell, _)), *_ = read_cells(root / "grid").items()
+    other = replace(cell, corpus="other")
+    (tmp_path / f"{other.name}.json.gz").write_bytes(path.read_bytes())
+    (tmp_path / other.name).mkdir()
+    (tmp_path / other.name / "checkpoint.pt").touch()
+    flags = ["--runs", str(tmp_path), "--grid", str(tmp_path)]
+    robustness.main([*source, *flags])
+    assert (tmp_path / f"{other.name}.json.gz").read_bytes() == path.read_bytes()
+    with pytest.raises(SystemExit, match="lacks none or icasa"):
+        embedding.main([*source, *flags, "--seed", "1"])
+
+
 def test_purity_of_separate_and_of_mixed_groups():
     points = np.repeat(np.eye(3) * 100, 20, axis=0) + np.random.default_rng(0).normal(size=(60, 3))
     groups = np.repeat(["a", "b", "c"], 20)

@@ -5,10 +5,12 @@ import math
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from examples.ser.statistics import (
     P_VALUES,
     Predictions,
+    between,
     compare,
     holm,
     independent,
@@ -279,3 +281,27 @@ def test_one_speaker_and_columns_of_two_lengths_are_refused():
         ValueError, match=r"columns of one length, at least 1, got .*'fold': \(3,\)"
     ):
         table([1, 1, 0, 0], fold=[0, 0, 0])
+
+
+def test_the_gap_between_two_groups_is_by_drawn_speakers():
+    a, b = drawn((0.8, 0.5), seed=2)
+    found = between(a, b, **FEW)
+    share = [100 * (p.predicted == p.label).mean() for p in (a, b)]
+    assert found["difference"] == pytest.approx(share[0] - share[1])
+    assert 10 < found["low"] < found["difference"] < found["high"] < 50
+    ua = between(a, b, metric="UA", **FEW)["difference"]
+    recalls = [[(p.predicted == k)[p.label == k].mean() for k in (0, 1)] for p in (a, b)]
+    assert ua == pytest.approx(100 * (np.mean(recalls[0]) - np.mean(recalls[1])))
+    with pytest.raises(ValueError, match="at least 2 in each group, got 1"):
+        between(a, table([1, 0, 1], speaker=[0, 0, 0]))
+
+
+def test_the_tests_over_utterances_are_those_of_their_outcomes():
+    a, b = drawn((0.7, 0.5), seed=3)
+    row = compare(a, b, **FEW)
+    gains = 1.0 * (a.predicted == a.label) - (b.predicted == b.label)
+    t = stats.ttest_rel(a.predicted == a.label, 1.0 * (b.predicted == b.label))
+    assert row["utterance_n"] == 240
+    assert row["utterance_t"] == pytest.approx(t.statistic)
+    assert row["utterance_wilcoxon_p"] == pytest.approx(stats.wilcoxon(gains).pvalue)
+    assert math.isnan(compare(a, b, metric="UA", **FEW)["utterance_t_p"])

@@ -11,8 +11,8 @@ from examples.ser.corpora import RAVDESS_LABELS, ravdess_rows
 from examples.ser.data import load
 from examples.ser.evaluate import utterance_posteriors
 from examples.ser.reproduce import Cell
+from examples.ser.runs import Runs, shared
 from examples.ser.synthetic import write_synthetic
-from examples.ser.tables import Runs
 
 
 def runs(seed, right, folds=range(6)):
@@ -39,35 +39,45 @@ def made(*records):
 
 
 def test_a_seed_counts_when_it_has_every_fold():
-    assert set(strong.by_seed(made(runs(1, 0.5), runs(2, 0.5, range(5))))) == {1}
+    assert set(made(runs(1, 0.5), runs(2, 0.5, range(5))).seeds) == {1}
 
 
 def test_seeds_are_averaged_and_their_mean_posterior_is_better():
-    row = strong.accuracy(strong.by_seed(made(runs(1, 0.5), runs(2, 0.5), runs(3, 0.5))))
+    row = strong.accuracy(made(runs(1, 0.5), runs(2, 0.5), runs(3, 0.5)).seeds)
     assert row["WA"] == pytest.approx(100 * (0.5 + 0.5 / 8), abs=3)
     assert 0 < row["WA SD"] < 3
     assert row["WA of the ensemble"] > row["WA"] + 3
-    reversed_seeds = dict(reversed(strong.by_seed(made(runs(1, 0.5), runs(2, 0.5))).items()))
-    again = strong.by_seed(made(runs(1, 0.5), runs(2, 0.5)))
-    assert strong.accuracy(reversed_seeds) == strong.accuracy(again)
+    seeds = made(runs(1, 0.5), runs(2, 0.5)).seeds
+    assert strong.accuracy(dict(reversed(seeds.items()))) == strong.accuracy(seeds)
 
 
 def test_one_seed_has_no_spread_and_no_ensemble():
-    assert set(strong.accuracy(strong.by_seed(made(runs(1, 0.5))))) == {"WA", "UA"}
+    assert set(strong.accuracy(made(runs(1, 0.5)).seeds)) == {"WA", "UA"}
 
 
 def test_clips_are_matched_by_name_between_seeds():
     first, second = runs(1, 1.0), runs(2, 1.0)
     for record in second:
         record["utterances"].reverse()
-    assert strong.accuracy(strong.by_seed(made(first, second)))["WA of the ensemble"] == 100
+    assert strong.accuracy(made(first, second).seeds)["WA of the ensemble"] == 100
 
 
 def test_the_gain_is_ours_less_the_baseline():
-    row = strong.difference([made(runs(1, 0.7))], [made(runs(1, 0.4))])
+    row = strong.gain(made(runs(1, 0.7), runs(2, 0.7)), made(runs(1, 0.4), runs(3, 0.4)))
     assert row["low"] < row["UA gained"] < row["high"]
     assert row["UA gained"] == pytest.approx(30 * 7 / 8, abs=5)
     assert row["p"] < 0.05
+    assert row["UA gained by seed"] == f"{row['UA gained']:.2f}"  # of the one seed of both
+
+
+def test_two_systems_are_compared_over_the_seeds_that_both_have_whole():
+    ours = made(runs(1, 0.5), runs(2, 0.5), runs(3, 0.5, range(5)))
+    base = made(runs(2, 0.5), runs(3, 0.5), runs(4, 0.5))
+    sides = shared(ours, base)
+    assert [{r["run"]["seed"] for r in side.records} for side in sides] == [{2}, {2}]
+    assert [len(side.records) for side in sides] == [6, 6]
+    assert shared(made(runs(1, 0.5)), made(runs(2, 0.5))) is None
+    assert strong.gain(made(runs(1, 0.5)), made(runs(2, 0.5))) == {}
 
 
 @pytest.mark.parametrize("flags", [["--attention", "none"], ["--attention", "icasa", "--aam"]])

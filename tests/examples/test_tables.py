@@ -13,6 +13,7 @@ from examples.ser.corpora import RAVDESS_LABELS, ravdess_rows
 from examples.ser.evaluate import scores
 from examples.ser.reproduce import Cell
 
+GAINS = (("icasa+aam", "none"), ("none+aam", "none"), ("icasa+aam", "none+aam"))
 VARIANTS = {"none": 0.3, "icasa+aam": 0.6, "none+aam": 0.4}  # share of right answers
 
 
@@ -76,7 +77,13 @@ def test_a_number_of_the_other_corpus_says_so(grid):
 
 
 def test_every_table_of_the_pooled_predictions(grid):
-    macro = [r for r in tables.table13(grid) if r["class"] == "macro average"]
+    classes = tables.table13(grid)
+    macro, micro = (
+        [r for r in classes if r["class"] == f"{m} average"] for m in ("macro", "micro")
+    )
+    posterior, y = grid["ravdess", "speaker", "onecycle10-32-true", "icasa+aam"].pooled()
+    assert float(micro[1]["F1"]) == pytest.approx((posterior.argmax(1) == y).mean(), abs=6e-4)
+    assert micro[1]["F1 (paper)"] == "0.869"
     assert [r["variant"] for r in macro] == ["none", "icasa+aam"]
     assert macro[1]["recall (paper)"] == "0.839"
     assert 0 < float(macro[0]["precision"]) < float(macro[1]["precision"]) < 1
@@ -86,9 +93,18 @@ def test_every_table_of_the_pooled_predictions(grid):
     conditions = tables.robustness("15", grid)
     assert [r["condition"] for r in conditions] == ["clean", "awgn10"] * 2
     assert float(conditions[3]["WA"]) < float(conditions[2]["WA"])  # rolled by one class
-    genders = tables.gender("17", grid)
-    assert [r["gender"] for r in genders] == ["male", "female"] * 2
-    assert len(tables.gender("18", grid)) == 2 * 2 * 8
+    assert len(tables.table18(grid)) == 2 * 2 * 8
+
+
+def test_the_gap_between_genders_is_their_difference_with_its_interval(grid):
+    rows = tables.gender(grid)
+    assert [r["gender"] for r in rows] == ["female", "male", "female - male"] * 2
+    for female, male, gap in (rows[:3], rows[3:]):
+        for measure in ("WA", "UA"):
+            difference = float(female[measure]) - float(male[measure])
+            assert float(gap[measure]) == pytest.approx(difference, abs=0.011)
+            assert float(gap[f"{measure} low"]) < difference < float(gap[f"{measure} high"])
+    assert rows[5]["WA (paper)"] == "1.72"
 
 
 def test_the_gain_is_tested_against_the_baseline_of_the_same_budget(grid):
@@ -101,14 +117,56 @@ def test_the_gain_is_tested_against_the_baseline_of_the_same_budget(grid):
         cell = replace(runs.cell, variant=variant, epochs=20)
         long["ravdess", "speaker", cell.budget, variant] = replace(runs, cell=cell)
     rows = tables.table19(short | long)
-    assert [(r["ours"], r["epochs"], r["metric"]) for r in rows] == [
-        ("icasa+aam", 10, "WA"), ("icasa+aam", 10, "UA"),
-        ("icasa+aam", 20, "WA"), ("icasa+aam", 20, "UA"),
-        ("none+aam", 10, "WA"), ("none+aam", 10, "UA"),
+    assert [(r["ours"], r["against"], r["epochs"], r["metric"]) for r in rows] == [
+        (ours, base, epochs, metric)
+        for epochs in (10, 20) for metric in ("WA", "UA")
+        for ours, base in GAINS[: 3 if epochs == 10 else 1]
     ]  # fmt: skip
-    assert float(rows[0]["low"]) > 15
-    assert float(rows[0]["permutation_p_holm"]) < 0.01
-    assert float(rows[2]["difference"]) == 0
+    by = {(r["ours"], r["against"], r["epochs"], r["metric"]): r for r in rows}
+    full = by["icasa+aam", "none", 10, "WA"]
+    assert float(full["low"]) > 15
+    assert float(full["permutation_p_holm"]) < 0.01
+    assert (full["difference (paper)"], full["t (paper)"]) == ("4.36", "56.64")
+    assert "t (paper)" not in by["none+aam", "none", 10, "WA"]
+    same = by["icasa+aam", "none", 20, "WA"]
+    assert float(same["difference"]) == 0
+    assert same["permutation_p_holm"] == same["permutation_p"]  # a family of its own
+
+
+def test_a_seed_that_lacks_a_fold_is_left_out_where_another_is_whole(folder, tmp_path):
+    cells = sorted(folder.glob("ravdess-speaker-none-*"))
+    for path in (*cells, *cells[:2]):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    for path in cells[:2]:
+        record = json.loads(gzip.decompress(path.read_bytes()))
+        record["run"]["seed"] = 2
+        other = tmp_path / path.name.replace("seed1", "seed2")
+        other.write_bytes(gzip.compress(json.dumps(record).encode()))
+    (runs,) = tables.read_grid(tmp_path).values()
+    assert (runs.facts()["folds"], runs.facts()["seeds"]) == (6, 1)
+    for path in cells[3:]:
+        (tmp_path / path.name).unlink()
+    (runs,) = tables.read_grid(tmp_path).values()  # none is whole: all that there is
+    assert (runs.facts()["folds"], runs.facts()["seeds"]) == (3, 2)
+
+
+def test_a_commit_that_was_changed_says_so(grid):
+    runs = grid["ravdess", "speaker", "onecycle10-32-true", "none"]
+    commits = ("a" * 40, "a" * 40 + "-dirty", "b" * 40 + " " + "c" * 40)
+    run = runs.records[0]["run"]
+    said = [{"run": run | {"commit": commit}} for commit in commits]
+    facts = replace(runs, records=tuple(said)).facts()
+    assert facts["commit"] == "aaaaaaaaa aaaaaaaaa-dirty bbbbbbbbb ccccccccc"
+
+
+def test_other_layers_have_a_table_for_each_corpus(grid):
+    assert tables.accuracy("11", grid) == []
+    assert {row["variant"] for row in tables.accuracy("12", grid)} == {"icasa+aam", "none+aam"}
+    cells = {key: runs for key, runs in grid.items() if key[1] == "speaker"}
+    other = {("iemocap", *key[1:]): runs for key, runs in cells.items()}
+    (row,) = (r for r in tables.accuracy("11", grid | other) if r["variant"] == "icasa+aam")
+    assert (row["corpus"], row["WA (paper)"]) == ("iemocap", "81.54")
+    assert {row["corpus"] for row in tables.accuracy("12", grid | other)} == {"ravdess"}
 
 
 def test_the_protocol_table_names_every_leak(grid, monkeypatch, tmp_path):

@@ -1,0 +1,95 @@
+"""The grid's records by what they are runs of: one variant under one protocol and budget."""
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from examples.ser.reproduce import FOLDS, Cell, read_cells
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Runs:
+    """The runs of one variant under one protocol and budget: a record per fold and seed."""
+
+    cell: Cell  # the first of them
+    records: tuple[Mapping[str, Any], ...]
+
+    @property
+    def labels(self) -> list[str]:
+        """Classes in order."""
+        return list(self.records[0]["labels"])
+
+    @property
+    def complete(self) -> bool:
+        """Whether every fold is there."""
+        return {r["run"]["fold"] for r in self.records} == set(FOLDS[self.cell.corpus])
+
+    @cached_property
+    def seeds(self) -> "dict[int, Runs]":
+        """The seeds that have every fold."""
+        found = defaultdict(list)
+        for record in self.records:
+            found[record["run"]["seed"]].append(record)
+        parts = {
+            seed: Runs(
+                replace(self.cell, seed=seed, fold=records[0]["run"]["fold"]), tuple(records)
+            )
+            for seed, records in sorted(found.items())
+        }
+        return {seed: part for seed, part in parts.items() if part.complete}
+
+    def of(self, seeds: "Mapping[int, Runs]") -> "Runs":
+        """Return the runs of some of the whole seeds."""
+        parts = [self.seeds[seed] for seed in sorted(seeds)]
+        return Runs(parts[0].cell, tuple(record for part in parts for record in part.records))
+
+    def facts(self) -> Row:
+        """Return what a row says of its runs."""
+        cell, seen = self.cell, [r["run"] for r in self.records]
+        commits = {commit for run in seen for commit in run["commit"].split()}
+        short = sorted(c[:9] + "-dirty" * c.endswith("-dirty") for c in commits)
+        return {
+            "folds": len({run["fold"] for run in seen}),
+            "seeds": len({run["seed"] for run in seen}),
+            "epochs": cell.epochs, "preset": cell.preset, "arithmetic": cell.precision,
+            "commit": " ".join(short),
+        }  # fmt: skip
+
+    def by_fold(self, selection: str = "last") -> list[Row]:
+        """Return the scores of every run."""
+        return [row for r in self.records for row in r["rows"] if row["selection"] == selection]
+
+    def pooled(self, selection: str = "last", **where: str) -> tuple[np.ndarray, np.ndarray]:
+        """Posteriors (U, K) and classes (U,) over all runs; `where` picks, say, gender="male"."""
+        clips = [
+            clip for r in self.records for clip in r["utterances"]
+            if all(clip[key] == value for key, value in where.items())
+        ]  # fmt: skip
+        posterior = np.array([clip[selection] for clip in clips])
+        return posterior, np.array([self.labels.index(clip["label"]) for clip in clips])
+
+
+Grid = dict[tuple[str, ...], Runs]  # (corpus, protocol, budget, variant) -> its runs
+
+
+def shared(a: Runs, b: Runs) -> tuple[Runs, Runs] | None:
+    """Return both over the seeds that both have whole, None if there is no such seed."""
+    seeds = {seed: part for seed, part in a.seeds.items() if seed in b.seeds}
+    return (a.of(seeds), b.of(seeds)) if seeds else None
+
+
+def read_grid(folder: Path) -> Grid:
+    """Read every cell. A seed that lacks a fold is left out where another has all of them."""
+    found = defaultdict(list)
+    for cell, record in read_cells(folder).values():
+        key = (cell.corpus, cell.protocol, cell.budget, cell.variant)
+        found[key].append((cell, record))
+    every = {key: Runs(runs[0][0], tuple(r for _, r in runs)) for key, runs in found.items()}
+    return {key: runs.of(runs.seeds) if runs.seeds else runs for key, runs in every.items()}
