@@ -110,7 +110,7 @@ def read_corpus(args: argparse.Namespace) -> Corpus:
     if args.ravdess:
         return load_ravdess(args.ravdess)
     if args.iemocap:
-        return load_iemocap(args.iemocap, part=args.part)
+        return load_iemocap(args.iemocap, part=args.part, happy=args.happy)
     return load_manifest(args.manifest)
 
 

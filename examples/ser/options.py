@@ -7,7 +7,7 @@ from typing import Any
 
 from examples.ser.data import PROTOCOLS
 from examples.ser.features import Standardizer
-from examples.ser.iemocap import PARTS
+from examples.ser.iemocap import HAPPY, PARTS
 from examples.ser.macnn import ATTENTION, CHANNELS, HEADS, MACNN, PADDING
 from examples.ser.prosody import FEATURES
 from examples.ser.tdnn import TDNN
@@ -70,6 +70,7 @@ def add_corpus(parser: argparse.ArgumentParser) -> Any:
     which.add_argument("--packed", type=Path, metavar="NPZ", help="of examples.ser.packed")
     which.add_argument("--manifest", type=Path, metavar="CSV", help="path,label,speaker[,fold...]")
     group.add_argument("--part", choices=PARTS, default="all", help="of IEMOCAP")
+    group.add_argument("--happy", choices=HAPPY, default="both", help="what IEMOCAP's happy is")
     group.add_argument("--skip-bad", action="store_true", help="leave bad clips out, and say so")
     group.add_argument("--cache", type=Path, default=Path("runs/cache"), help="features go here")
     group.add_argument("--quiet", action="store_true", help="no progress bars")

@@ -29,6 +29,7 @@ from torch import nn
 from tqdm import tqdm
 
 from examples.ser import options
+from examples.ser.iemocap import PARTS
 from examples.ser.options import PRESETS
 
 GRID = Path(__file__).parent / "results" / "grid"
@@ -72,7 +73,7 @@ SEED = 987654
 # zeroed again by the next step.
 MALLOC = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": f"{1 << 36}"}
 NAME = (
-    r"(?P<corpus>\w+)-(?P<protocol>speaker|leaky-\w+)-(?P<variant>.+)-(?P<preset>[a-z]+)"
+    r"(?P<corpus>\w+(?:-(?:impro|script))?)-(?P<protocol>speaker|leaky-\w+)-(?P<variant>.+)-(?P<preset>[a-z]+)"
     r"(?P<epochs>\d+)-(?P<precision>32-true|bf16-mixed)-seed(?P<seed>\d+)-fold(?P<fold>\d+)"
 )
 
@@ -102,6 +103,11 @@ class Cell:
         return f"{self.preset}{self.epochs}-{self.precision}"
 
     @property
+    def family(self) -> str:
+        """Name of the corpus without the part that is taken of it."""
+        return self.corpus.partition("-")[0]
+
+    @property
     def papers(self) -> bool:
         """Whether it is the paper's model, at whatever budget."""
         return self.preset != "strong"
@@ -129,8 +135,11 @@ def expand(tables: Iterable[str], args: argparse.Namespace) -> list[Cell]:
         for protocol, variant in itertools.product(*reversed(TABLES[table]))
         if args.variants is None or variant in args.variants
     }
-    corpus = "iemocap" if args.iemocap else "ravdess"
-    folds = FOLDS[corpus] if args.folds is None else args.folds
+    corpus, folds = "ravdess", FOLDS["ravdess"]
+    if args.iemocap:
+        corpus = "iemocap" if args.part == "all" else f"iemocap-{args.part}"
+        folds = FOLDS["iemocap"]
+    folds = folds if args.folds is None else args.folds
     return [
         Cell(corpus, protocol, variant, fold, seed, args.preset, args.epochs, args.precision)
         for seed, fold, (protocol, variant) in itertools.product(args.seeds, folds, wanted)
@@ -146,6 +155,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     which.add_argument("--ravdess", type=Path, metavar="ROOT")
     which.add_argument("--iemocap", type=Path, metavar="ROOT")
     which.add_argument("--packed", type=Path, metavar="NPZ", help="RAVDESS by examples.ser.packed")
+    parser.add_argument("--part", choices=PARTS, default="all", help="of IEMOCAP")
     parser.add_argument("--table", nargs="+", choices=TABLES, default=list(TABLES))
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, help="of the tables' own, all")
     parser.add_argument("--folds", nargs="+", type=int, help="all when not given")
@@ -166,6 +176,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         first, count = (int(part) for part in args.shard.split("/"))
     except ValueError:
         first, count = -1, 0
+    if args.part != "all" and not args.iemocap:
+        parser.error(f"--part {args.part} is of IEMOCAP; name it by --iemocap, or leave this out")
     if not 0 <= first < count:
         parser.error(f"--shard {args.shard}: wanted I/N with 0 <= I < N, such as 0/4")
     args.shard = slice(first, None, count)
@@ -184,6 +196,7 @@ def run(cell: Cell, args: argparse.Namespace) -> str:
             source = next(n for n in ("ravdess", "iemocap", "packed") if getattr(args, n))
             command = [sys.executable, "-m", "examples.ser.train", *cell.flags(), "--quiet"]
             command += [f"--{source}", str(getattr(args, source)), "--device", args.device]
+            command += ["--part", args.part] if args.iemocap else []
             command += ["--cache", str(args.cache), "--out", str(folder)]
             command += ["--threads", str(args.threads)]
             with (folder / "log.txt").open("a") as log:

@@ -29,7 +29,7 @@ class Runs:
     @property
     def complete(self) -> bool:
         """Whether every fold is there."""
-        return {r["run"]["fold"] for r in self.records} == set(FOLDS[self.cell.corpus])
+        return {r["run"]["fold"] for r in self.records} == set(FOLDS[self.cell.family])
 
     @cached_property
     def seeds(self) -> "dict[int, Runs]":

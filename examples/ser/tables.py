@@ -81,7 +81,7 @@ def accuracy(table: str, grid: Grid) -> list[Row]:
         | beside(table, key[0], key[3], averages(runs.by_fold(), runs.labels)) | runs.facts()
         for variant in variants
         for key, runs in grid.items()
-        if key[0] in corpora and key[1] == protocol and key[3] == variant
+        if runs.cell.family in corpora and key[1] == protocol and key[3] == variant
     ]  # fmt: skip
 
 
@@ -236,7 +236,8 @@ def protocol(grid: Grid) -> list[Row]:
             leaks = [key[1]] * (key[1] != "speaker") + ["leaky-epoch"] * (selection != "last")
             head = {"corpus": key[0], "model": named(key, grid)}
             head["leak"] = " + ".join(leaks) or "none"
-            shown = beside("8" if key[3] == "none" else LAYERS[key[0]], key[0], key[3], result)
+            table = "8" if key[3] == "none" else LAYERS[runs.cell.family]
+            shown = beside(table, key[0], key[3], result)
             rows.append(head | shown | runs.facts())
     svm = defaultdict(list)
     if (RESULTS / "svm.csv").exists():
@@ -308,13 +309,12 @@ def draw(grid: Grid) -> None:
         figures.draw_boxes(boxes, "each run of the grid", RESULTS / "figure6.png")
     if (RESULTS / "table05.csv").exists():
         figures.draw_similarity(read(RESULTS / "table05.csv"), RESULTS / "table05.png")
-    for corpus in LAYERS:
+    # By corpus, the classes of a whole run that is scored by clips.
+    clips = {runs.cell.corpus: runs.pooled()[1].tolist() for runs in ours(grid)}
+    for corpus, y in clips.items():
         rows = [row for row in protocol(grid) if row["corpus"] == corpus]
-        clips = [runs.pooled()[1].tolist() for key, runs in grid.items() if key[0] == corpus
-                 and key[1] == "speaker"]  # fmt: skip
-        if rows and clips:
-            chance = 100 * max(Counter(clips[0]).values()) / len(clips[0])
-            figures.draw_protocols(rows, chance, RESULTS / f"protocol-{corpus}.png")
+        chance = 100 * max(Counter(y).values()) / len(y)
+        figures.draw_protocols(rows, chance, RESULTS / f"protocol-{corpus}.png")
 
 
 def main() -> None:

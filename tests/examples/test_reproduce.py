@@ -64,6 +64,19 @@ def test_the_tables_expand_to_each_cell_once():
     assert sorted(str(cell) for third in thirds for cell in third) == sorted(map(str, table8))
 
 
+def test_a_part_of_iemocap_has_cells_of_its_own(tmp_path, trained, capsys):
+    argv = ["--iemocap" if a == "--ravdess" else a for a in grid(tmp_path, "--table", "11")]
+    cells = expand(["11"], reproduce.parse([*argv, "--part", "impro"]))
+    assert len(cells) == len(TABLES["11"][0]) * 5
+    assert {(cell.corpus, cell.family) for cell in cells} == {("iemocap-impro", "iemocap")}
+    assert Cell.parse(cells[0].name) == cells[0]
+    reproduce.main([*argv, "--part", "impro", "--folds", "0"])
+    assert {options.parse(command[3:]).part for command in trained} == {"impro"}
+    with pytest.raises(SystemExit):
+        reproduce.parse(["--ravdess", "x", "--part", "impro"])
+    assert "--part impro is of IEMOCAP" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("shard", ["3/3", "-1/2", "one", "1"])
 def test_a_shard_that_is_none_is_refused(shard, capsys):
     with pytest.raises(SystemExit):
