@@ -85,10 +85,17 @@ def accuracy(table: str, grid: Grid) -> list[Row]:
     ]  # fmt: skip
 
 
-def named(key: tuple[str, ...], grid: Grid) -> str:
-    """Return the variant of a key, with its corpus and budget where the grid has several."""
-    parts = [key[n] for n in (0, 2) if len({other[n] for other in grid}) > 1]
-    return ", ".join([key[3], *parts])
+def named(runs: Runs, grid: Grid) -> str:
+    """Return the variant, with its corpus and budget where the grid has several."""
+    cell, cells = runs.cell, [other.cell for other in grid.values()]
+    parts = [cell.variant]
+    if len({other.corpus for other in cells}) > 1:
+        parts.append(cell.corpus)
+    if len({(other.preset, other.precision) for other in cells}) > 1:
+        parts.append(cell.budget)
+    elif len({other.epochs for other in cells}) > 1:
+        parts.append(f"{cell.epochs} epochs")
+    return ", ".join(parts)
 
 
 def reported(runs: Runs) -> bool:
@@ -234,7 +241,7 @@ def protocol(grid: Grid) -> list[Row]:
         for selection in ("last", ORACLE):
             result = averages(runs.by_fold(selection), ())
             leaks = [key[1]] * (key[1] != "speaker") + ["leaky-epoch"] * (selection != "last")
-            head = {"corpus": key[0], "model": named(key, grid)}
+            head = {"corpus": key[0], "model": named(runs, grid)}
             head["leak"] = " + ".join(leaks) or "none"
             table = "8" if key[3] == "none" else LAYERS[runs.cell.family]
             shown = beside(table, key[0], key[3], result)
@@ -302,7 +309,7 @@ def draw(grid: Grid) -> None:
             histories = [record["history"] for record in runs.records]
             figures.draw_betas(histories, title, RESULTS / f"figure5-{name}.png")
     boxes = {
-        named(key, grid): [row["WA"] for row in runs.by_fold()]
+        named(runs, grid): [row["WA"] for row in runs.by_fold()]
         for key, runs in grid.items() if key[1] == "speaker" and runs.complete
     }  # fmt: skip
     if boxes:

@@ -159,6 +159,16 @@ def test_a_commit_that_was_changed_says_so(grid):
     assert facts["commit"] == "aaaaaaaaa aaaaaaaaa-dirty bbbbbbbbb ccccccccc"
 
 
+def test_a_name_says_what_the_grid_has_several_of(grid):
+    runs = grid["ravdess", "speaker", "onecycle10-32-true", "none"]
+    changes = ({}, {"epochs": 20}, {"epochs": 20, "preset": "paper"}, {"corpus": "iemocap"})
+    names = []
+    for change in changes:
+        other = replace(runs, cell=replace(runs.cell, variant="icasa", **change))
+        names.append(tables.named(runs, {("a",): runs, ("b",): other}))
+    assert names == ["none", "none, 10 epochs", "none, onecycle10-32-true", "none, ravdess"]
+
+
 def test_other_layers_have_a_table_for_each_corpus(grid):
     assert tables.accuracy("11", grid) == []
     assert {row["variant"] for row in tables.accuracy("12", grid)} == {"icasa+aam", "none+aam"}
