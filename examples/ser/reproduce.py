@@ -50,6 +50,7 @@ VARIANTS = {
        for a in ALPHAS if a != 2},
     **{f"none{aam}+{name}": ["--attention", "none", "--augment", name, *["--aam"] * bool(aam)]
        for aam in ("", "+aam") for name in AUGMENT},
+    "none-stride0.4": ["--attention", "none", "--train-stride", "0.4"],
 }  # fmt: skip
 SPEAKER, LEAKY = ("speaker",), ("leaky-utterance", "leaky-segment")
 LAYERS = ("none+aam", "eca+aam", "cbam+aam", "se+aam", "ca+aam", "icasa+aam")
@@ -65,7 +66,7 @@ TABLES = {
     "11": (LAYERS, SPEAKER),  # of IEMOCAP; RAVDESS has them in Table 12
     "12": (LAYERS, SPEAKER),
     "13-19": (OURS, SPEAKER),
-    "protocol": (OURS, SPEAKER + LEAKY),
+    "protocol": ((*OURS, "none-stride0.4"), SPEAKER + LEAKY),
     "separate": (("none", "icasa", "none+aam", "icasa+aam"), SPEAKER),  # what each brings alone
 }
 SEED = 987654

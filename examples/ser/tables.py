@@ -236,7 +236,7 @@ def protocol(grid: Grid) -> list[Row]:
     """One model under every protocol and selection, beside the SVM and the paper."""
     rows = []
     for key, runs in grid.items():
-        if key[3] not in OURS:
+        if key[3] not in TABLES["protocol"][0]:
             continue
         for selection in ("last", ORACLE):
             result = averages(runs.by_fold(selection), ())
