@@ -72,10 +72,10 @@ def draw_betas(histories: Sequence[History], title: str, path: Path) -> None:
 def draw_boxes(groups: dict[str, Sequence[float]], title: str, path: Path) -> None:
     """Weighted accuracy of every run: quartiles, median (line) and mean (triangle) by variant."""
     figure, axes = plt.subplots(figsize=(1.6 + 0.9 * len(groups), 3.8), layout="constrained")
-    axes.boxplot(list(groups.values()), tick_labels=list(groups), showmeans=True)
+    axes.boxplot(list(groups.values()), showmeans=True)
     for place, values in enumerate(groups.values(), 1):
         axes.plot([place] * len(values), values, "k.", alpha=0.4)
-    axes.tick_params(axis="x", rotation=30)
+    axes.set_xticks(range(1, len(groups) + 1), list(groups), rotation=30, ha="right")
     axes.set(title=title, ylabel="WA (%)")
     _save(figure, path)
 
@@ -92,14 +92,15 @@ def draw_protocols(rows: Sequence[dict[str, Any]], chance: float, path: Path) ->
         at, found = zip(*some, strict=True)
         values, spread = ([float(row[key]) for row in found] for key in ("WA", "WA SD"))
         bars = axes.barh(at, values, 0.9, xerr=spread, label=model, color=f"C{n}")
-        axes.bar_label(bars, fmt="%.1f", padding=3, fontsize=8)
+        ground = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}  # over the paper's lines
+        axes.bar_label(bars, fmt="%.1f", padding=3, fontsize=8, bbox=ground)
     axes.axvline(chance, color="grey", linewidth=0.8, linestyle=":", label="chance")
     for n, published in enumerate(sorted({row.get("WA (paper)", "") for row in rows} - {""})):
         label = "" if n else "the paper, speaker-independent"
         axes.axvline(float(published), color="black", linewidth=0.8, linestyle="--", label=label)
     middles = [np.mean([at for at, row in zip(places, order, strict=True) if row["leak"] == leak])
                for leak in leaks]  # fmt: skip
-    axes.set_yticks(middles, leaks)
+    axes.set_yticks(middles, [leak.replace("none", "none: speakers apart") for leak in leaks])
     axes.invert_yaxis()
     axes.set(xlim=(0, 100), xlabel="WA (%), mean and SD over folds")
     figure.legend(loc="outside lower center", ncols=3)
