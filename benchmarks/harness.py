@@ -3,8 +3,9 @@
 A timed call is a `Case`: it returns the tensors that it computes, and names what they should be.
 `measure` compares first and raises `WrongVariantError` before anything is timed, so that no row
 stands for a variant that computes something else. The cases of one run take turns, round by round,
-so that a drift of the machine meets all of them; a ratio is taken round by round too. Freed memory
-stays with the process, so that no case pays for pages that another gave back.
+so that a drift of the machine meets all of them, in an order drawn anew each round, so that none is
+always served what the same other one left in the caches; a ratio is taken round by round too. Freed
+memory stays with the process, so that no case pays for pages that another gave back.
 """
 
 import argparse
@@ -12,6 +13,7 @@ import copy
 import ctypes
 import os
 import platform
+import random
 import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -179,9 +181,10 @@ def measure(
         warm = min(timed(case.run, device) for _ in range(max(1, warmup)))
         repeats[name] = max(1, round(block / warm))
     seconds: dict[str, list[float]] = {name: [] for name in cases}
+    order = random.Random(0)
     for _ in range(rounds):
-        for name, case in cases.items():
-            seconds[name].append(timed(case.run, device, repeats[name]))
+        for name in order.sample(list(cases), len(cases)):
+            seconds[name].append(timed(cases[name].run, device, repeats[name]))
     return {name: Timing(np.array(seconds[name]), errors[name]) for name in cases}
 
 

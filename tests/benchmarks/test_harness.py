@@ -54,13 +54,17 @@ def test_a_wrong_variant_is_called_once_and_never_timed():
     assert calls == ["wrong"]
 
 
-def test_cases_take_turns_after_the_warm_up():
+def test_cases_take_turns_after_the_warm_up_in_an_order_drawn_anew():
     calls = []
     one = torch.ones(1)
-    cases = {n: Case(lambda n=n: calls.append(n) or (one,), (one,)) for n in "ab"}
-    times = measure(cases, CPU, rounds=3, warmup=2, block=0)
-    assert "".join(calls) == "aaa" + "bbb" + "ababab"  # one call is checked, two warm up
-    assert all(len(t.seconds) == 3 and (t.seconds > 0).all() for t in times.values())
+    cases = {n: Case(lambda n=n: calls.append(n) or (one,), (one,)) for n in "abc"}
+    times = measure(cases, CPU, rounds=60, warmup=2, block=0)
+    said = "".join(calls)
+    assert said.startswith("aaa" + "bbb" + "ccc")  # one call is checked, two warm up
+    rounds = [said[i : i + 3] for i in range(9, len(said), 3)]
+    assert len(rounds) == 60
+    assert set(rounds) == {"abc", "acb", "bac", "bca", "cab", "cba"}
+    assert all(len(t.seconds) == 60 and (t.seconds > 0).all() for t in times.values())
 
 
 def test_a_short_call_is_repeated_until_a_round_is_long_enough_to_time():
