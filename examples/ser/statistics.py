@@ -99,7 +99,7 @@ def compare(
     metric: str = "WA",
     method: str = "BCa",
     level: float = 0.95,
-    resamples: int = 9999,
+    resamples: int = 99_999,
     seed: int = 0,
 ) -> dict[str, Any]:
     """Row on the difference of two systems over the same utterances and seeds.
