@@ -104,6 +104,11 @@ class Cell:
         return f"{self.preset}{self.epochs}-{self.precision}"
 
     @property
+    def group(self) -> tuple[str, str, str, str]:
+        """Return what it has in common with its other folds and seeds."""
+        return self.corpus, self.protocol, self.budget, self.variant
+
+    @property
     def family(self) -> str:
         """Name of the corpus without the part that is taken of it."""
         return self.corpus.partition("-")[0]

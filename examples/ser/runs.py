@@ -1,7 +1,7 @@
 """The grid's records by what they are runs of: one variant under one protocol and budget."""
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -53,14 +53,21 @@ class Runs:
     def facts(self) -> Row:
         """Return what a row says of its runs."""
         cell, seen = self.cell, [r["run"] for r in self.records]
-        commits = {commit for run in seen for commit in run["commit"].split()}
-        short = sorted(c[:9] + "-dirty" * c.endswith("-dirty") for c in commits)
         return {
             "folds": len({run["fold"] for run in seen}),
             "seeds": len({run["seed"] for run in seen}),
             "epochs": cell.epochs, "preset": cell.preset, "arithmetic": cell.precision,
-            "commit": " ".join(short),
+            "commit": commits(seen),
         }  # fmt: skip
+
+    def heard(self, condition: str) -> bool:
+        """Whether every run was scored under a condition."""
+        return all(condition in record["utterances"][0] for record in self.records)
+
+    def scored(self) -> Row:
+        """Return the commits that scored degraded speech; early cells do not say theirs."""
+        seen = [r["degraded"] for r in self.records if "degraded" in r]
+        return {"commit of the scores": commits(seen)}
 
     def by_fold(self, selection: str = "last") -> list[Row]:
         """Return the scores of every run."""
@@ -79,6 +86,12 @@ class Runs:
 Grid = dict[tuple[str, ...], Runs]  # (corpus, protocol, budget, variant) -> its runs
 
 
+def commits(seen: Iterable[Mapping[str, Any]]) -> str:
+    """Return every commit that runs name, each once and short."""
+    found = {commit for run in seen for commit in run["commit"].split()}
+    return " ".join(sorted(c[:9] + "-dirty" * c.endswith("-dirty") for c in found))
+
+
 def shared(a: Runs, b: Runs) -> tuple[Runs, Runs] | None:
     """Return both over the seeds that both have whole, None if there is no such seed."""
     seeds = {seed: part for seed, part in a.seeds.items() if seed in b.seeds}
@@ -89,7 +102,6 @@ def read_grid(folder: Path) -> Grid:
     """Read every cell. A seed that lacks a fold is left out where another has all of them."""
     found = defaultdict(list)
     for cell, record in read_cells(folder).values():
-        key = (cell.corpus, cell.protocol, cell.budget, cell.variant)
-        found[key].append((cell, record))
+        found[cell.group].append((cell, record))
     every = {key: Runs(runs[0][0], tuple(r for _, r in runs)) for key, runs in found.items()}
     return {key: runs.of(runs.seeds) if runs.seeds else runs for key, runs in every.items()}

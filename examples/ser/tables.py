@@ -15,7 +15,7 @@ import numpy as np
 from sklearn.metrics import precision_recall_fscore_support
 
 from examples.ser import figures
-from examples.ser.calibration import calibration, draw_calibration
+from examples.ser.calibration import calibrated, calibration, draw_calibration
 from examples.ser.evaluate import confusion, scores
 from examples.ser.report import write_csv
 from examples.ser.reproduce import ATTENTIONS, GRID, OURS, TABLES
@@ -138,7 +138,10 @@ def table14(grid: Grid) -> list[Row]:
         values = {name: found[name] for name in ("ECE", "MCE", "Brier")}
         values["high confidence accuracy"] = 100 * found["confident_accuracy"]
         head["confident"] = found["confident"]
-        rows.append(head | beside("14", head["corpus"], head["variant"], values, 4) | runs.facts())
+        shown = beside("14", head["corpus"], head["variant"], values, 4)
+        low, high = calibrated(runs.pooled()[0])
+        shown["ECE if calibrated"] = f"{low:.4f} to {high:.4f}"
+        rows.append(head | shown | runs.facts())
     return rows
 
 
@@ -146,15 +149,20 @@ def robustness(table: str, grid: Grid) -> list[Row]:
     """Tables 15 and 16: WA and UA of the pooled predictions by condition."""
     rows = []
     for runs in ours(grid):
+        base = grid.get((*runs.cell.group[:3], OURS[0]))
         for condition in CONDITIONS[table]:
-            if not all(condition in r["utterances"][0] for r in runs.records):
+            if not runs.heard(condition):
                 continue
             result = scores(*runs.pooled(condition), runs.labels)
             values = {f"{condition} {measure}": result[measure] for measure in ("WA", "UA")}
             shown = beside(table, runs.cell.corpus, runs.cell.variant, values)
             short = {key.removeprefix(f"{condition} "): value for key, value in shown.items()}
+            if reported(runs) and base and base.heard(condition) and (both := shared(runs, base)):
+                found = compare(*(join_runs(side.records, condition) for side in both))
+                names = {"difference": "WA gained", "low": "low", "high": "high"}
+                short |= {name: f"{found[key]:.2f}" for key, name in names.items()}
             head = {"corpus": runs.cell.corpus, "variant": runs.cell.variant}
-            rows.append(head | {"condition": condition} | short | runs.facts())
+            rows.append(head | {"condition": condition} | short | runs.facts() | runs.scored())
     return rows
 
 
@@ -183,13 +191,13 @@ def table18(grid: Grid) -> list[Row]:
     """F1 by class and gender, clean and at 10 dB."""
     rows = []
     for runs in ours(grid):
-        if not all("awgn10" in r["utterances"][0] for r in runs.records):
+        if not runs.heard("awgn10"):
             continue
         head = {"corpus": runs.cell.corpus, "variant": runs.cell.variant}
         for name in ("male", "female"):
             clean, noisy = (
                 scores(*runs.pooled(selection, gender=name), runs.labels)
-                for selection in ("last", "awgn10")
+                for selection in ("clean", "awgn10")
             )
             for label in runs.labels:
                 values = {
@@ -198,13 +206,14 @@ def table18(grid: Grid) -> list[Row]:
                 }
                 shown = beside("18" * reported(runs), head["corpus"], label, values)
                 short = {key.removeprefix(f"{name} "): v for key, v in shown.items()}
-                rows.append(head | {"gender": name, "class": label} | short | runs.facts())
+                facts = runs.facts() | runs.scored()
+                rows.append(head | {"gender": name, "class": label} | short | facts)
     return rows
 
 
 def table19(grid: Grid) -> list[Row]:
-    """Test what AAM, ICASA and their parts bring; Holm's families are budget and metric."""
-    families: dict[tuple[str, ...], list[Row]] = defaultdict(list)
+    """Test what AAM, ICASA and their parts bring; Holm's families hold every budget."""
+    families: dict[tuple[str, str], list[Row]] = defaultdict(list)
     for base in ours(grid, AGAINST):
         for runs in ours(grid, AGAINST[base.cell.variant]):
             if (runs.cell.corpus, runs.cell.budget) != (base.cell.corpus, base.cell.budget):
@@ -215,7 +224,8 @@ def table19(grid: Grid) -> list[Row]:
             for metric in METRICS:
                 row = compare(*(join_runs(side.records) for side in sides), metric=metric)
                 row = head | {"against": base.cell.variant} | row | sides[0].facts()
-                families[runs.cell.corpus, runs.cell.budget, metric].append(row)
+                row["commit (against)"] = sides[1].facts()["commit"]
+                families[runs.cell.corpus, metric].append(row)
     rows = [row for family in families.values() for row in holm(family)]
     return [
         {key: f"{value:.4g}" if isinstance(value, float) else value for key, value in row.items()}

@@ -10,7 +10,7 @@ pytest.importorskip("matplotlib", reason="the examples' extra")
 
 import matplotlib.pyplot as plt
 
-from examples.ser.calibration import calibration, draw_calibration, reliability
+from examples.ser.calibration import calibrated, calibration, draw_calibration, reliability
 
 
 def sure(confidence, right, k=4):
@@ -36,6 +36,15 @@ def test_all_sure_and_right_is_perfect_and_all_sure_and_wrong_the_worst():
     right, wrong = (calibration(*sure([1.0] * 3, [r] * 3)) for r in (1, 0))
     assert right == {"ECE": 0, "MCE": 0, "Brier": 0, "confident": 3, "confident_accuracy": 1}
     assert wrong == {"ECE": 1, "MCE": 1, "Brier": 2, "confident": 3, "confident_accuracy": 0}
+
+
+def test_what_the_ece_is_by_chance_is_had_from_the_posteriors_alone():
+    one = np.array([[0.7, 0.3]])  # right seven times in ten, and then 0.3 off
+    assert calibrated(one) == pytest.approx((0.3, 0.7))
+    assert calibrated(np.eye(3)) == (0, 0)
+    few, many = (calibrated(drawn(n)[0], draws=99) for n in (100, 10_000))
+    assert 0 < many[0] < many[1] < few[0] < few[1]
+    assert calibrated(drawn()[0], draws=9, seed=1) != calibrated(drawn()[0], draws=9)
 
 
 @pytest.mark.parametrize("k", [2, 4, 8])
