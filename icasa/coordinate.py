@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 from torch import Tensor
 
-from icasa.padding import clear_padding
+from icasa.padding import clear_padding, valid_positions
 
 
 def axis_means(x: Tensor, lengths: Tensor | None = None) -> list[Tensor]:
@@ -26,23 +26,28 @@ def axis_means(x: Tensor, lengths: Tensor | None = None) -> list[Tensor]:
 
 def axis_gates(
     means: Sequence[Tensor],
-    squeeze: Callable[[Tensor], Tensor],
+    squeeze: Callable[[Tensor, Tensor | None], Tensor],
     expand: Iterable[Callable[[Tensor], Tensor]],
+    lengths: Tensor | None = None,
 ) -> list[Tensor]:
     """Gates (N, C, S_a) in (0, 1) from the means (N, C, S_a) onto each axis.
 
-    Eq. 8 is ``squeeze`` (C to M channels) over their concatenation, Eq. 9 and 10 are ``expand``,
-    one map from M to C channels per axis.
+    Eq. 8 is ``squeeze`` (C to M channels) over their concatenation and where that is valid, Eq. 9
+    and 10 are ``expand``, one map from M to C channels per axis.
     """
     # DIFF: step (2) says "in the channel dimension"; the shapes and step (3) fit only space.
-    f = squeeze(torch.cat(list(means), dim=2))  # (N, M, H + W)
-    parts = torch.split(f, [mean.shape[2] for mean in means], dim=2)
+    sizes = [mean.shape[2] for mean in means]
+    valid = None
+    if lengths is not None:  # the last axis stands last, and the others are valid throughout
+        valid = valid_positions(lengths.long() + sum(sizes[:-1]), sum(sizes))
+    f = squeeze(torch.cat(list(means), dim=2), valid)  # (N, M, H + W)
+    parts = torch.split(f, sizes, dim=2)
     return [torch.sigmoid(to_gate(part)) for to_gate, part in zip(expand, parts, strict=True)]
 
 
 def coordinate_gates(
     x: Tensor,
-    squeeze: Callable[[Tensor], Tensor],
+    squeeze: Callable[[Tensor, Tensor | None], Tensor],
     expand: Iterable[Callable[[Tensor], Tensor]],
     lengths: Tensor | None,
 ) -> tuple[Tensor, ...]:
@@ -51,7 +56,7 @@ def coordinate_gates(
     Eq. 6 and 7 are the means, `axis_gates` the rest.
     """
     gates = []
-    for axis, gate in enumerate(axis_gates(axis_means(x, lengths), squeeze, expand)):
+    for axis, gate in enumerate(axis_gates(axis_means(x, lengths), squeeze, expand, lengths)):
         gate = gate.to(x.dtype)  # (N, C, S_a)
         ones = [1] * (x.ndim - 3)
         gates.append(gate.reshape(*gate.shape[:2], *ones[:axis], gate.shape[2], *ones[axis:]))

@@ -1,7 +1,8 @@
-"""Padded batches: a mean over the valid positions alone, so that padding does not move a gate."""
+"""Padded batches: statistics of the valid positions alone, so that padding does not move a gate."""
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from icasa._check import per_sample
 
@@ -19,18 +20,25 @@ def clear_padding(
         return x, None
     per_sample("lengths", lengths, x)
     n, width = x.shape[0], x.shape[-1]
-    if lengths.is_floating_point():
+    if lengths.is_floating_point() or lengths.dtype == torch.bool:
         raise ValueError(
-            f"lengths must be integers, got {lengths.dtype}; call lengths.long() first"
+            f"lengths must be integers, got {lengths.dtype}; count the valid positions of each "
+            f"sample and call lengths.long()"
         )
+    lengths = lengths.long()  # the width may be past a smaller type
     if not torch.compiler.is_compiling() and ((lengths < 1) | (lengths > width)).any():
         raise ValueError(
             f"lengths must lie in 1..{width}, the last axis of x, got {lengths.tolist()}; "
             f"count the valid positions before padding"
         )
-    padding = torch.arange(width, device=x.device) >= lengths.unsqueeze(1)  # (N, W)
-    padding = padding.reshape(n, *[1] * (x.ndim - 2), width)
-    return torch.where(padding, value, x), width / lengths
+    valid = valid_positions(lengths, width).reshape(n, *[1] * (x.ndim - 2), width)
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    return torch.where(valid, x, value), width / lengths.to(dtype)
+
+
+def valid_positions(lengths: Tensor, width: int) -> Tensor:
+    """Say which of ``width`` positions come before each sample's length: (N, W)."""
+    return torch.arange(width, device=lengths.device) < lengths.unsqueeze(1)
 
 
 def spatial_mean(x: Tensor, lengths: Tensor | None, first: int = 2) -> Tensor:
@@ -38,3 +46,17 @@ def spatial_mean(x: Tensor, lengths: Tensor | None, first: int = 2) -> Tensor:
     x, scale = clear_padding(x, lengths)
     mean = x.mean(list(range(first, x.ndim)), keepdim=True)
     return mean if scale is None else mean * scale.to(mean.dtype).view(-1, *[1] * (x.ndim - 1))
+
+
+def batch_norm(norm: nn.Module, x: Tensor, valid: Tensor | None) -> Tensor:
+    """``norm(x)`` of ``x`` (N, C, *S), in training by the statistics of the valid positions alone.
+
+    ``valid`` (N, *S) says which these are, all where it is None.
+    """
+    if valid is None or not (isinstance(norm, _BatchNorm) and norm.training):
+        return norm(x)  # type: ignore[no-any-return]
+    last = x.movedim(1, -1)  # (N, *S, C)
+    rows = last[valid]
+    y = norm(rows.reshape(*rows.shape, *[1] * (x.ndim - 2))).reshape(rows.shape)
+    spread = torch.zeros_like(last, dtype=y.dtype)
+    return spread.masked_scatter(valid.unsqueeze(-1), y).movedim(-1, 1)

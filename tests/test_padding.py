@@ -1,5 +1,7 @@
 """Padded batches: with lengths the gates of a padded sample are those of the sample alone."""
 
+import copy
+
 import pytest
 import torch
 from hypothesis import given
@@ -39,6 +41,46 @@ def test_a_padded_sample_comes_out_as_it_does_alone(cls, widths, value, ndim, se
 
 
 @every_attention
+@given(
+    widths=st.lists(st.sampled_from([2, 5, 9]), min_size=2, max_size=3),
+    value=st.sampled_from([0.0, 7.0]),
+    ndim=st.integers(1, 3),
+    seed=SEEDS,
+)
+def test_training_hears_nothing_of_the_padding(cls, widths, value, ndim, seed):
+    ndim = min(ndim, max(ndims(cls))) if ndim in ndims(cls) else 2
+    layer = randomise(build(cls, ndim=ndim, dtype=torch.float64), seed)
+    generator = seeded(seed)
+    shapes = [(1, 8, *(3, 4)[: ndim - 1], w) for w in widths]
+    samples = [torch.randn(s, generator=generator, dtype=torch.float64) for s in shapes]
+    found = []
+    for width, filling in ((9, 0.0), (13, value)):
+        learner = copy.deepcopy(layer)
+        batch, lengths = padded(samples, width, filling)
+        y = learner(batch, lengths)
+        rows = zip(y, widths, strict=True)
+        valid = torch.cat([row[..., :w].flatten() for row, w in rows])
+        valid.square().sum().backward()
+        gradients = [p.grad for p in learner.parameters()]
+        found.append([valid, *gradients, *learner.buffers()])
+    torch.testing.assert_close(*found)
+
+
+@pytest.mark.parametrize("cls", [icasa.ICA, icasa.CA], ids=["ICA", "CA"])
+def test_training_with_lengths_takes_the_statistics_of_the_valid_positions(cls):
+    layer = randomise(build(cls, ndim=1, dtype=torch.float64))
+    x = torch.randn(2, 8, 7, generator=seeded(0), dtype=torch.float64)
+    layer.norm.reset_running_stats()
+    heard = []
+    layer.norm.register_forward_pre_hook(lambda norm, args: heard.append(args[0]))
+    layer(x, torch.tensor([3, 7]))
+    squeezed = heard[0].flatten(1)  # one row per valid position
+    assert squeezed.shape == (3 + 7, layer.width)
+    momentum = layer.norm.momentum
+    torch.testing.assert_close(layer.norm.running_mean, momentum * squeezed.mean(0))
+
+
+@every_attention
 def test_without_lengths_padding_does_shift_the_gates(cls):
     layer = randomise(build(cls, 64, dtype=torch.float64)).eval()
     x = torch.randn(1, 64, 3, 5, generator=seeded(0), dtype=torch.float64)
@@ -68,8 +110,9 @@ def test_gradients_do_not_reach_the_padding(cls):
         (torch.tensor([3]), r"lengths must have shape \(2,\), one entry per sample, got \(1,\)"),
         (
             torch.tensor([3.0, 3.0]),
-            r"lengths must be integers, got torch.float32; call lengths.long",
+            r"lengths must be integers, got torch.float32; .* call lengths.long",
         ),
+        (torch.tensor([True, True]), r"lengths must be integers, got torch.bool"),
         ([3, 3], r"lengths must be a tensor of shape \(2,\), got list; .* torch.tensor"),
         (torch.tensor([0, 3]), r"lengths must lie in 1..5, .* got \[0, 3\]; count the valid"),
         (torch.tensor([3, 6]), r"lengths must lie in 1..5, .* got \[3, 6\]"),
@@ -94,3 +137,9 @@ def test_aam_hears_no_padding():
     assert torch.equal(draws[0].partner, draws[1].partner)
     assert draws[0].partner.tolist() != draws[2].partner.tolist()
     assert aam.report(noisy, y, lengths=lengths) == aam.report(clean, y)
+
+
+def test_small_integer_lengths_are_read_at_any_width():
+    layer, x = randomise(build(icasa.ICA)).eval(), torch.randn(2, 8, 3, 300)
+    lengths = torch.tensor([200, 100])
+    torch.testing.assert_close(layer(x, lengths.to(torch.uint8)), layer(x, lengths))

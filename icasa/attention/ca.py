@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from icasa._check import axis_count, feature_map, positive_int
 from icasa.activation import HSwish
 from icasa.coordinate import coordinate_gates
+from icasa.padding import batch_norm
 
 
 class CA(nn.Module):
@@ -76,8 +77,8 @@ class CA(nn.Module):
         for layer in (self.reduce, self.norm, *self.expand):
             layer.reset_parameters()
 
-    def _squeeze(self, z: Tensor) -> Tensor:
-        return self.act(self.norm(self.reduce(z)))  # type: ignore[no-any-return]
+    def _squeeze(self, z: Tensor, valid: Tensor | None) -> Tensor:
+        return self.act(batch_norm(self.norm, self.reduce(z), valid))  # type: ignore[no-any-return]
 
     def gates(self, x: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, ...]:
         """Attention maps of ``x``: per axis a gate in (0, 1), (N, C, H, 1) then (N, C, 1, W)."""

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from icasa._check import feature_map, odd_int, positive_int
-from icasa.padding import clear_padding, spatial_mean
+from icasa.padding import batch_norm, clear_padding, spatial_mean, valid_positions
 
 
 class CBAM(nn.Module):
@@ -84,7 +84,10 @@ class CBAM(nn.Module):
         y = x * channel
         maps = torch.cat((y.amax(1, keepdim=True), y.mean(1, keepdim=True)), dim=1)
         maps, _ = clear_padding(maps, lengths)
-        return channel, y, torch.sigmoid(self.norm(self.conv(maps))).to(x.dtype)
+        valid = None
+        if lengths is not None:
+            valid = valid_positions(lengths, x.shape[3]).unsqueeze(1).expand(-1, x.shape[2], -1)
+        return channel, y, torch.sigmoid(batch_norm(self.norm, self.conv(maps), valid)).to(x.dtype)
 
     def gates(self, x: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, ...]:
         """Attention maps of ``x``: by channel (N, C, 1, 1), then by position (N, 1, H, W)."""

@@ -10,6 +10,7 @@ from icasa._check import axis_count, feature_map, odd_int, positive_int
 from icasa.activation import HSwish
 from icasa.conv import DepthwiseSeparableConv
 from icasa.coordinate import axis_gates, coordinate_gates
+from icasa.padding import batch_norm
 
 
 class ICA(nn.Module):
@@ -111,9 +112,9 @@ class ICA(nn.Module):
         if isinstance(self.norm, nn.BatchNorm1d):
             self.norm.reset_parameters()
 
-    def _squeeze(self, z: Tensor) -> Tensor:
+    def _squeeze(self, z: Tensor, valid: Tensor | None) -> Tensor:
         # DIFF: the text under Eq. 8 swaps its symbols; the convolution comes first.
-        return self.act(self.norm(self.reduce(z)))  # type: ignore[no-any-return]
+        return self.act(batch_norm(self.norm, self.reduce(z), valid))  # type: ignore[no-any-return]
 
     def _from_means(self, z_h: Tensor, z_w: Tensor, x: Tensor) -> dict[str, Any]:
         """Eq. 8-10 for the fast path."""
