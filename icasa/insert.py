@@ -69,7 +69,8 @@ def insert_attention(
     depthwise convolution in ConvNeXt. A block has ``downsample``, ``shortcut``, ``skip``,
     ``skip_connection``, ``use_res_connect`` or ``has_skip``, not False, or else a norm and a class
     named ...Block (not ...ConvBlock), ...Bottleneck or ...Residual. The shortcut fixes the order of
-    the channels there: give SA and ICASA ``shuffle=False``.
+    the channels there: give SA and ICASA ``shuffle=False``. A module that the model holds under
+    several names gets one layer, under the first.
 
     A hook needs its module to be called: convert to SyncBatchNorm and fuse norms before this, wrap
     in DistributedDataParallel and make the optimiser after it.
@@ -178,7 +179,9 @@ def _places(model: nn.Module, where: str | type[nn.Module]) -> dict[str, nn.Modu
         wanted = where if isinstance(where, str) else where.__name__
         near = difflib.get_close_matches(wanted, known, n=5, cutoff=0.3) or sorted(known)[:5]
         raise ValueError(f"where={wanted!r} matches no module of the model; near it: {near}")
-    return dict(_end(name, module) for name, module in places.items())
+    ends = dict(_end(name, module) for name, module in places.items())
+    first = {module: name for name, module in reversed(ends.items())}  # of a module's several names
+    return {name: module for name, module in ends.items() if first[module] == name}
 
 
 def _residual_ends(modules: dict[str, nn.Module]) -> dict[str, nn.Module]:

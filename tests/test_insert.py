@@ -116,6 +116,28 @@ def test_residual_is_the_last_norm_or_convolution_of_each_block(example):
     assert all(model.get_submodule(name).attention is layer for name, _, layer in done)
 
 
+@pytest.mark.parametrize("example", [None, X], ids=["declared", "traced"])
+def test_a_module_under_two_names_gets_one_layer(example):
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem = nn.Conv2d(3, 16, 1)
+            self.body = nn.Sequential(nn.Conv2d(16, 16, 1), nn.BatchNorm2d(16))
+            self.all = nn.Sequential(self.stem, self.body)
+
+        def forward(self, x):
+            return self.all(x)
+
+    model = Tied().eval()
+    before = state(model), model(X)
+    (done,) = insert_attention(model, SE, where="*body.1", example=example)
+    assert (done.name, done.layer) == ("body.1", model.body[1].attention)
+    assert len(model.body[1]._forward_hooks) == 1
+    torch.testing.assert_close(model(X), done.layer(before[1]))
+    assert remove_attention(model) == ["body.1"]
+    assert state(model) == before[0]
+
+
 def test_a_block_without_a_shortcut_is_known_by_its_name_and_holds_no_other():
     def block(name, *children):
         return type(name, (nn.Sequential,), {})(*children)
