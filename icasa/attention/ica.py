@@ -121,6 +121,10 @@ class ICA(nn.Module):
         g_h, g_w = axis_gates((z_h.to(x.dtype), z_w.to(x.dtype)), self._squeeze, self.expand)
         return {"g_h": g_h, "g_w": g_w}
 
+    def _rebuilt(self) -> bool:
+        """Whether the gates are another's than these."""
+        return not kernels.own_gates(self, ICA)
+
     def _net(self) -> kernels.Net | None:
         """Say what Eq. 8-10 are made of, None if a submodule was replaced."""
         # Read from the dicts: an attribute of a module takes ten times as long.
@@ -168,7 +172,8 @@ class ICA(nn.Module):
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Weigh ``x`` by the product of its gates (Eq. 11)."""
         feature_map(self, x)
-        if kernels.usable(x, lengths, self.fused) and (y := self._fused(x)) is not None:
+        usable = kernels.usable(x, lengths, self.fused, rebuilt=self._rebuilt())
+        if usable and (y := self._fused(x)) is not None:
             return kernels.laid_out_as(x, y)
         y = x
         for gate in self.gates(x, lengths):

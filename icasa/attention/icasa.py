@@ -128,7 +128,8 @@ class ICASA(nn.Module):
         """Mix the two branches (Eq. 5)."""
         feature_map(self.ica, x)
         ica, sa = self.ica, self.sa
-        rebuilt = type(ica) is not ICA or type(sa) is not SA or sa._rebuilt()
+        other = type(ica) is not ICA or type(sa) is not SA
+        rebuilt = other or ica._rebuilt() or sa._rebuilt()
         usable = kernels.usable(x, lengths, self.fused, ica, sa, rebuilt=rebuilt)
         if usable and (y := self._fused(x)) is not None:
             return kernels.laid_out_as(x, y)

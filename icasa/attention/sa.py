@@ -21,6 +21,14 @@ def channel_shuffle(x: Tensor) -> Tensor:
     return y.transpose(first, first + 1).flatten(first, first + 1).movedim(axis, 1)
 
 
+class PlaneNorm(nn.GroupNorm):
+    """GN of Eq. 14, one group per channel, also of single values, which GroupNorm refuses."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise ``x`` (N, C, *S)."""
+        return torch.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
+
+
 class SA(nn.Module):
     r"""Shuffle attention: half of each channel group is gated by channel, half by position.
 
@@ -101,7 +109,7 @@ class SA(nn.Module):
             )
         # DIFF: the paper writes X_k1, X_k2 in R^(C/G x H x W); after the split each has C/2G.
         half = channels // (2 * groups)
-        self.norm = nn.GroupNorm(half, half, device=device, dtype=dtype)
+        self.norm = PlaneNorm(half, half, device=device, dtype=dtype)
         self.channel_weight = nn.Parameter(torch.empty(half, device=device, dtype=dtype))
         self.channel_bias = nn.Parameter(torch.empty(half, device=device, dtype=dtype))
         self.spatial_weight = nn.Parameter(torch.empty(half, device=device, dtype=dtype))
@@ -120,11 +128,7 @@ class SA(nn.Module):
         """GN of Eq. 14, per channel, of ``x`` (N, G, C/2G, *S)."""
         norm = self.norm
         if lengths is None:
-            # torch.group_norm, as nn.GroupNorm refuses a single value per channel in training.
-            flat = torch.group_norm(
-                x.flatten(0, 1), norm.num_groups, norm.weight, norm.bias, norm.eps
-            )
-            return torch.unflatten(flat, 0, (-1, self.groups))
+            return torch.unflatten(norm(x.flatten(0, 1)), 0, (-1, self.groups))
         x = x.to(torch.promote_types(x.dtype, torch.float32))
         centred = x - spatial_mean(x, lengths, first=3)
         var = spatial_mean(centred.square(), lengths, first=3)
@@ -132,15 +136,17 @@ class SA(nn.Module):
         return centred * torch.rsqrt(var + norm.eps) * weight + bias
 
     def _rebuilt(self) -> bool:
-        """Whether the norm is another than one per channel."""
+        """Whether the norm is another or must be called, or the gates are another's than these."""
         norm: Any = self._modules["norm"]
         half = self.channels // (2 * self.groups)
-        return type(norm) is not nn.GroupNorm or not norm.num_groups == norm.num_channels == half
+        if type(norm) is not PlaneNorm or not norm.num_groups == norm.num_channels == half:
+            return True
+        return kernels.hooked(norm) or not kernels.own_gates(self, SA)
 
     def _net(self) -> kernels.Net | None:
         """Say what Eq. 13 and 14 are made of, None if a parameter was replaced."""
         # Read from the dicts: an attribute of a module takes ten times as long.
-        own, norm = self._parameters, cast(nn.GroupNorm, self._modules["norm"])
+        own, norm = self._parameters, cast(PlaneNorm, self._modules["norm"])
         tensors = [own.get(f"{half}_{name}") for half in ("channel", "spatial") for name in NAMES]
         tensors += [norm._parameters.get(name) for name in NAMES]
         half = self.channels // (2 * self.groups)

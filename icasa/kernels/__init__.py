@@ -158,7 +158,7 @@ def usable(
             on the CPU that is not being exported or watched by a dispatch mode; True for always.
             Of a map that is not contiguous a copy is taken.
         called: modules whose call the fast path skips, the two branches of ICASA.
-        rebuilt: whether one of these, or SA's norm, was replaced by another.
+        rebuilt: whether one of these, SA's norm or the gates, was replaced by another.
 
     Raises:
         ValueError: if ``fused`` is True and the fast path cannot serve.
@@ -167,7 +167,7 @@ def usable(
         return False
     obstacle = _obstacle(x, lengths, called)
     if rebuilt:
-        obstacle = "knows its own branches and norm alone, got another; put them back"
+        obstacle = "knows its own branches, norm and gates alone, got another; put them back"
     if fused and obstacle:
         raise ValueError(f"fused=True {obstacle}, or build the layer with fused=None")
     if fused and x.is_cuda:
@@ -206,15 +206,20 @@ def _obstacle(x: Tensor, lengths: Tensor | None, called: tuple[nn.Module, ...]) 
     if torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
         return "cannot be traced by torch.jit, got a trace; use torch.export"
     for module in called:
-        if _hooked(module) or _has_any_global_hook():  # type: ignore[no-untyped-call]
+        if hooked(module) or _has_any_global_hook():  # type: ignore[no-untyped-call]
             return f"does not call {type(module).__name__}, got hooks on it; remove them"
     return ""
 
 
-def _hooked(module: nn.Module) -> bool:
-    """Whether a call of the module calls anything but its forward."""
-    forward = module._forward_pre_hooks or module._forward_hooks
+def hooked(module: nn.Module) -> bool:
+    """Whether a call of the module calls anything but the forward of its class."""
+    forward = module._forward_pre_hooks or module._forward_hooks or "forward" in module.__dict__
     return bool(forward or module._backward_pre_hooks or module._backward_hooks)
+
+
+def own_gates(layer: nn.Module, of: type[nn.Module]) -> bool:
+    """Whether the layer's ``gates`` are those of the class ``of``, which the fast path computes."""
+    return type(layer).gates is of.gates and "gates" not in layer.__dict__
 
 
 def _served(x: Tensor, net: Net, mixed: bool) -> bool:
@@ -222,7 +227,7 @@ def _served(x: Tensor, net: Net, mixed: bool) -> bool:
 
     With `mixed` precision float32 parameters do for a map of any type, and are taken as they are.
     """
-    if net.widest > WIDEST or any(_hooked(module) for module in net.called):
+    if net.widest > WIDEST or any(hooked(module) for module in net.called):
         return False
     if net.called and _has_any_global_hook():  # type: ignore[no-untyped-call]
         return False
@@ -307,7 +312,8 @@ def _track(norm: Any, mean: Tensor, variance: Tensor) -> None:
     if norm.num_batches_tracked is not None:
         norm.num_batches_tracked.add_(1)
     for running, now in ((norm.running_mean, mean), (norm.running_var, variance)):
-        running.lerp_(now.to(running.dtype), norm.momentum)
+        # In the wider type: in half precision a variance may be past what its own type can hold.
+        running.copy_(torch.lerp(running.to(now.dtype), now, norm.momentum))
 
 
 def mix(

@@ -207,6 +207,19 @@ def test_a_second_derivative_is_refused(cls, power, body):
     torch.autograd.grad(y, x)
 
 
+def test_running_statistics_in_half_precision_stay_as_finite_as_eager(body):
+    seen = []
+    for fused in (True, False):
+        layer = randomise(icasa.ICA(16, fused=fused)).half()
+        torch.nn.init.constant_(layer.reduce.pointwise.weight, 10.0)
+        torch.nn.init.constant_(layer.reduce.depthwise.weight, 2.0)
+        layer.norm.reset_running_stats()
+        layer((8 * torch.randn(2, 16, 6, 7, generator=seeded(0))).half())
+        seen.append(layer.norm.running_var)
+    assert (seen[0] > 6000).all()  # so the batch's own variance is past what float16 holds
+    torch.testing.assert_close(*seen, rtol=0.02, atol=0.0)
+
+
 @every_class
 def test_repeats_itself_bit_for_bit(cls, body):
     layer = randomise(cls(24, fused=True))

@@ -103,7 +103,7 @@ def test_a_branch_or_norm_that_was_replaced_is_called(swap):
     layer = randomise((icasa.SA if "norm" in swap else icasa.ICASA)(8, groups=1))
     SWAPS[swap](layer)
     torch.testing.assert_close(layer(X), insist(layer, False)(X))
-    with pytest.raises(ValueError, match="fused=True knows its own branches and norm alone, got a"):
+    with pytest.raises(ValueError, match="fused=True knows its own branches, norm and gates alone"):
         insist(layer, True)(X)
 
 
@@ -118,13 +118,48 @@ def test_hooks_on_all_modules_are_run():
 
 
 @pytest.mark.parametrize(
-    ("cls", "name"),
-    [(icasa.SA, "channel_weight"), (icasa.SA, "norm.weight"), (icasa.ICA, "norm.weight")],
+    ("cls", "name", "fused"),
+    [
+        (icasa.SA, "channel_weight", True),
+        (icasa.SA, "norm.weight", None),
+        (icasa.ICA, "norm.weight", True),
+    ],
 )
-def test_a_pruned_parameter_is_that_of_its_module(cls, name, body):
-    layer = make(cls)
+def test_a_pruned_parameter_is_that_of_its_module(cls, name, fused, body):
+    layer = make(cls, fused=fused)
     owner, _, parameter = name.rpartition(".")
     prune.random_unstructured(layer.get_submodule(owner), parameter, 0.5)
+    optimizer = torch.optim.SGD(layer.parameters(), 1.0)
+    for _ in range(2):  # the pruned weight is computed anew by each call of its module
+        optimizer.zero_grad()
+        layer(X).square().sum().backward()
+        optimizer.step()
     y = layer(X)
     layer.fused = False
     torch.testing.assert_close(y, layer(X))
+
+
+class Halved(icasa.ICA):
+    """Has gates of its own."""
+
+    def gates(self, x, lengths=None):
+        return tuple(torch.full_like(gate, 0.5) for gate in super().gates(x, lengths))
+
+
+@pytest.mark.parametrize("x", [X, torch.ones(8, 8, 64, 64)], ids=["small", "large"])
+def test_gates_that_were_overridden_are_applied(x, body):
+    layer = Halved(8).eval()
+    torch.testing.assert_close(layer(x), x / 4)
+    with pytest.raises(ValueError, match="got another; put them back"):
+        insist(layer, True)(x)
+    for cls in (icasa.ICA, icasa.SA):
+        layer = make(cls, fused=None)
+        layer.gates = lambda x, lengths=None: (torch.full_like(x, 0.5),)
+        torch.testing.assert_close(layer(x).sort(1)[0], (x / 2).sort(1)[0])
+
+
+@pytest.mark.parametrize("branch", ["ica", "sa"])
+def test_a_branch_whose_forward_was_replaced_is_called(branch):
+    layer = make(icasa.ICASA, fused=None)
+    layer.get_submodule(branch).forward = lambda x, lengths=None: 0 * x
+    torch.testing.assert_close(layer(X), insist(copy.deepcopy(layer), False)(X))
