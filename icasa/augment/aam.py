@@ -1,5 +1,6 @@
 """AAM: mixup of acoustically alike samples, weighted by difficulty (Li et al. 2026, 2.1)."""
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -68,11 +69,13 @@ class AAM(nn.Module):
         alpha: α. The harder sample gets the smaller weight, as Eq. 3 is written; a negative α
             turns that round, 0 leaves difficulty out (λ = 0.5).
         representation: r. ``"mean"`` averages x over its last axis (time), ``"flat"`` takes all
-            of x, a callable maps x to (N, D). A vector (N, D) is its own representation.
+            of x, a callable maps x to (N, D), a network in its own mode and on its own device. A
+            vector (N, D) is its own representation.
         pairing: ``"similar"`` is Algorithm 1. ``"balanced"`` is step 1's wording: a fair coin per
             sample asks for a partner of its own or of another class (equal argmax of the labels),
             and takes the other kind where there is none. ``"random"`` admits every pair.
-        quantile: instead of ``threshold``, T is this quantile of the batch's similarities.
+        quantile: instead of ``threshold``, T is this quantile of the batch's similarities, of
+            those pairs that the utterances allow.
         fixed_size: always return 2N rows and a weight (2N,), 0 for a row that found no partner
             and repeats its original: static shapes for torch.compile and CUDA graphs.
 
@@ -97,6 +100,8 @@ class AAM(nn.Module):
     >>> aam.eval()(x, y)[0].shape
     torch.Size([8, 1, 39, 200])
     """
+
+    representation: str | Callable[[Tensor], Tensor]
 
     def __init__(
         self,
@@ -125,7 +130,9 @@ class AAM(nn.Module):
         # DIFF: the text wants "more informative regions", Eq. 3 gives the harder sample the
         # smaller weight. As written by default; a negative alpha for the text's reading.
         self.alpha = between("alpha", alpha, -1e6, 1e6)
-        self.representation = representation
+        # Past nn.Module, which would make a network that it is given part of AAM: of its mode, its
+        # parameters and its state_dict.
+        object.__setattr__(self, "representation", representation)
         self.pairing = pairing
         self.quantile = None if quantile is None else between("quantile", quantile, 0, 1)
         self.fixed_size = fixed_size
@@ -148,8 +155,8 @@ class AAM(nn.Module):
             y: its labels.
             difficulty: d, the loss of each sample; it gets no gradient. Not needed for α = 0.
             utterance: ids (N,); two segments of one utterance are never paired.
-            lengths: valid positions (N,) of x's last axis; Eq. 1 hears no padding. A mixed sample
-                is as long as the longer of its two.
+            lengths: valid positions (N,) of x's last axis; Eq. 1 hears no padding, and Eq. 4
+                takes it as zero. A mixed sample is as long as the longer of its two.
             generator: the source of the draws, on x's device; torch's default one otherwise.
             return_pairs: add a :class:`MixedPairs`.
 
@@ -191,7 +198,8 @@ class AAM(nn.Module):
         dtype = torch.promote_types(x.dtype, torch.float32)
         if not self.training:
             return x[:0], y[:0], MixedPairs(rows[:0], rows[:0], rows[:0].to(dtype))
-        partner = self._partner(clear_padding(x, lengths)[0], y, utterance, generator)
+        x, _ = clear_padding(x, lengths)
+        partner = self._partner(x, y, utterance, generator)
         if not self.fixed_size:
             rows = (partner != rows).nonzero().squeeze(1)  # (M,)
             partner = partner[rows]
@@ -280,19 +288,21 @@ class AAM(nn.Module):
         """Return which of the eligible pairs pass the threshold (Eq. 1): (N, N)."""
         if self.pairing == "random" or len(x) < 2:
             return eligible
+        r = self._represent(x)
         with torch.autocast(x.device.type, enabled=False):
-            r = F.normalize(self._represent(x), dim=1)
+            r = F.normalize(r, dim=1)
             sim = r @ r.T
         if self.quantile is None:
             return eligible & (sim > self.threshold)
-        others = sim.flatten()[1:].view(len(x) - 1, -1)[:, :-1].flatten()  # all but the diagonal
         # Tensor.quantile admits the same pairs, but stops at 16 million and in old torch.compile.
-        return eligible & (sim > others.sort().values[int(self.quantile * (len(others) - 1))])
+        ranked = sim.masked_fill(~eligible, math.inf).flatten().sort().values
+        place = (self.quantile * (eligible.sum().double() - 1).clamp(min=0)).long()
+        return eligible & (sim > ranked.take(place))
 
     def _represent(self, x: Tensor) -> Tensor:
         """Return r of Eq. 1, in float32 at least: (N, D)."""
-        x = x.to(torch.promote_types(x.dtype, torch.float32))
         if isinstance(self.representation, str):
+            x = x.to(torch.promote_types(x.dtype, torch.float32))
             # DIFF: Eq. 1 takes the whole sample vector ("flat"); standardised frames then almost
             # never pass T = 0.7, their time average does, so that is the default.
             average = self.representation == "mean" and x.ndim > 2
@@ -320,7 +330,7 @@ class AAM(nn.Module):
         # DIFF: Eq. 2 does not say whether a gradient flows through the difficulty; none does.
         d = difficulty.detach().to(torch.promote_types(difficulty.dtype, torch.float32))
         lam = torch.sigmoid(-self.alpha * (d[index] - d[partner]))
-        # DIFF: a loss that overflowed in half precision has no place in Eq. 3; 0.5 keeps its NaN
+        # DIFF: two losses that overflowed in half precision differ by NaN in Eq. 3; 0.5 keeps it
         # out of x, and so out of BatchNorm's running statistics.
         return lam.nan_to_num(nan=0.5)
 

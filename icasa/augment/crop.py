@@ -73,7 +73,9 @@ class RandomCrop(nn.Module):
             return (x, whole) if return_lengths else x
         padded = clear_padding(x, lengths)[0]
         size, place = uniform(x, 2, len(x), generator=generator)
-        kept = integers(size, (self.min_fraction * whole).ceil().long(), whole)
+        whole = whole.long()
+        least = (self.min_fraction * whole.double() - 1e-9).ceil().long()  # 0.15 of 200 is 30
+        kept = integers(size, least, whole)
         start = integers(place, 0, whole - kept)
         at = torch.arange(x.shape[-1], device=x.device)
         source = (start.unsqueeze(1) + at).clamp(max=x.shape[-1] - 1)  # (N, W)

@@ -7,7 +7,7 @@ from torch import Tensor
 def uniform(x: Tensor, *shape: int, generator: torch.Generator | None) -> Tensor:
     """Return float32 draws from [0, 1) on x's device."""
     own_device(x, generator)
-    return torch.rand(*shape, generator=generator, device=x.device)
+    return torch.rand(*shape, generator=generator, device=x.device, dtype=torch.float32)
 
 
 def integers(draw: Tensor, low: Tensor | int, high: Tensor | int) -> Tensor:

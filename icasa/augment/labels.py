@@ -26,6 +26,7 @@ def float_labels(layer: Any, x: Tensor, y: Tensor) -> Tensor:
         return y if y.is_floating_point() else y.to(torch.promote_types(x.dtype, torch.float32))
     if y.is_floating_point():
         raise ValueError(f"class indices must be integers, got {y.dtype}; call y.long() first")
+    y = y.long()  # the classes may be past a smaller type
     if not torch.compiler.is_compiling():
         bad = y[(y < 0) | (y >= k)]
         if len(bad):

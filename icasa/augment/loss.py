@@ -98,6 +98,8 @@ def _check(
         )
     if target.ndim == 1 and target.is_floating_point():
         raise ValueError(f"class indices must be integers, got {target.dtype}; call target.long()")
+    if target.ndim == 1:
+        target = target.long()  # the classes may be past a smaller type
     if target.ndim == 1 and not torch.compiler.is_compiling():
         bad = target[((target < 0) | (target >= k)) & (target != ignore_index)]
         if len(bad):

@@ -179,6 +179,15 @@ def test_quantile_admits_its_share(q):
     assert abs(report.pair_share - (1 - q)) < 0.01
 
 
+def test_quantile_is_that_of_the_pairs_that_may_be():
+    x = torch.randn(8, 1, 4, 1, generator=seeded(0)).repeat_interleave(4, 0)  # alike in utterances
+    x = x + 0.1 * torch.randn(32, 1, 4, 9, generator=seeded(1))
+    y, utterance = torch.zeros(32).long(), torch.arange(32) // 4
+    report = AAM(K, quantile=0.9).report(x, y, utterance=utterance)
+    assert abs(report.pair_share - 0.1) < 0.005
+    assert AAM(K, quantile=0.9).report(x, y, utterance=0 * utterance).pair_share == 0
+
+
 @pytest.mark.parametrize("rare", [True, False])
 def test_balanced_pairs_are_half_same_class(rare):
     n = 400
@@ -248,6 +257,45 @@ def test_a_callable_representation_pickles_and_equals_the_word_for_it():
     aam = pickle.loads(pickle.dumps(AAM(K, threshold=0.2, representation=average)))
     outs = [a(*batch(8), generator=seeded(0)) for a in (aam, AAM(K, threshold=0.2))]
     assert all(torch.equal(a, b) for a, b in zip(*outs, strict=True))
+
+
+def test_a_network_as_representation_stays_its_owner_s():
+    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(10, 4)).bfloat16()
+    aam = AAM(K, alpha=0, threshold=-1, representation=net)
+    x, y, _ = batch(6, dtype=torch.bfloat16)  # in the type that it wants
+    assert len(aam.mix(x, y)[0]) == 6
+    assert not list(aam.parameters())
+    assert not aam.state_dict()
+    aam.eval()
+    assert net.training
+    net.eval()
+    aam.train()
+    assert not net.training
+
+
+def test_what_lies_in_the_padding_is_not_mixed_in():
+    x = torch.ones(2, 1, 4, 10)
+    x[0, ..., 5:] = 99
+    lengths = torch.tensor([5, 10])
+    x_mix = AAM(K, alpha=0, threshold=-1).mix(x, torch.arange(2), lengths=lengths)[0]
+    assert x_mix[1, 0, 0].tolist() == [1.0] * 5 + [0.5] * 5
+
+
+def test_draws_are_as_fine_whatever_the_default_dtype():
+    x, y = torch.randn(256, 8, generator=seeded(0)), torch.zeros(256).long()
+    outs = []
+    for dtype in (torch.float32, torch.bfloat16):
+        torch.set_default_dtype(dtype)
+        try:
+            outs.append(AAM(K, pairing="random", alpha=0).mix(x, y, generator=seeded(1))[2].partner)
+        finally:
+            torch.set_default_dtype(torch.float32)
+    assert torch.equal(*outs)
+
+
+def test_small_integers_name_every_class():
+    y = torch.tensor([100, 10], dtype=torch.int8)
+    assert AAM(200).float_labels(torch.randn(2, 3), y).argmax(1).tolist() == [100, 10]
 
 
 @pytest.mark.parametrize(

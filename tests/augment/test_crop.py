@@ -122,3 +122,12 @@ def test_errors_say_what_was_wanted_and_what_came(x, lengths, message):
 def test_a_generator_of_another_device_is_refused():
     with pytest.raises(ValueError, match=r"generator must live on x's device meta, got cpu"):
         RandomCrop()(torch.zeros(4, 9, device="meta"), generator=seeded(0))
+
+
+def test_the_shortest_crop_is_the_fraction_without_its_rounding():
+    crop, x = RandomCrop(min_fraction=0.15), torch.ones(4000, 1, 200)
+    kept = crop(x, generator=seeded(0), return_lengths=True)[1]
+    assert (kept.min(), kept.max()) == (30, 200)
+    lengths = torch.full((4000,), 200)
+    small = crop(x, lengths.to(torch.uint8), generator=seeded(0), return_lengths=True)[1]
+    assert torch.equal(small, kept)

@@ -138,3 +138,9 @@ def test_errors_say_what_was_wanted_and_what_came(change, message):
     arguments = {"logits": torch.zeros(N, K), "target": torch.zeros(N).long()} | change
     with pytest.raises(ValueError, match=message):
         soft_cross_entropy(**arguments)
+
+
+def test_small_integers_name_every_class():
+    logits, target = torch.randn(2, 300), torch.tensor([200, 10])
+    loss = soft_cross_entropy(logits, target.to(torch.uint8))
+    torch.testing.assert_close(loss, soft_cross_entropy(logits, target))
