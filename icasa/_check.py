@@ -1,5 +1,6 @@
 """Argument and tensor checks shared by the layers: what was wanted, what came, the mend."""
 
+from numbers import Integral, Real
 from typing import Any
 
 import torch
@@ -7,15 +8,16 @@ from torch import Tensor
 
 
 def positive_int(name: str, value: int) -> int:
-    """Return ``value`` if it is an integer of at least 1."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+    """Return ``value`` if it is an integer of at least 1, numpy's too."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
         raise ValueError(f"{name} must be an integer >= 1, got {value!r}")
-    return value
+    return int(value)
 
 
 def odd_int(name: str, value: int) -> int:
     """Return ``value`` if it is an odd integer of at least 1, so that it has a centre."""
-    if positive_int(name, value) % 2 == 0:
+    value = positive_int(name, value)
+    if value % 2 == 0:
         raise ValueError(
             f"{name} must be odd to keep the length, got {value}; use {value - 1} or {value + 1}"
         )
@@ -62,7 +64,7 @@ def feature_map(layer: Any, x: Tensor) -> None:
 
 def between(name: str, value: float, low: float, high: float) -> float:
     """Return ``value`` if it is a number in [low, high]."""
-    if not isinstance(value, (int, float)) or not low <= value <= high:
+    if not isinstance(value, Real) or not low <= value <= high:
         raise ValueError(f"{name} must be a number in [{low:g}, {high:g}], got {value!r}")
     return float(value)
 

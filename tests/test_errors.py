@@ -2,6 +2,7 @@
 
 import re
 
+import numpy as np
 import pytest
 import torch
 
@@ -32,6 +33,7 @@ def test_wrong_channels_name_wanted_got_and_mend(cls):
     for ndim in ndims(cls):
         x = torch.randn(2, 7, *(3, 4, 5)[:ndim])
         text = message(build(cls, ndim=ndim), x)
+        assert text.startswith(cls.__name__)
         assert f"(N, 8, {AXES[ndim]})" in text
         assert f"got {tuple(x.shape)}" in text
         assert "build the layer with channels=7" in text
@@ -104,3 +106,10 @@ def test_options_after_channels_are_keyword_only(cls):
     late = [o for name, o in options(cls).items() if name not in ("channels", "out_channels")]
     assert all(o.kind is o.KEYWORD_ONLY for o in late)
     assert [o.name for o in late][-2:] == ["device", "dtype"]
+
+
+@every_layer
+def test_numpy_s_integers_are_integers(cls):
+    plain, numpy = build(cls), build(cls, channels=np.int64(8))
+    assert repr(numpy) == repr(plain)
+    assert type(numpy.channels) is int

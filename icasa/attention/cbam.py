@@ -84,10 +84,10 @@ class CBAM(nn.Module):
         y = x * channel
         maps = torch.cat((y.amax(1, keepdim=True), y.mean(1, keepdim=True)), dim=1)
         maps, _ = clear_padding(maps, lengths)
-        valid = None
+        where = None
         if lengths is not None:
-            valid = valid_positions(lengths, x.shape[3]).unsqueeze(1).expand(-1, x.shape[2], -1)
-        return channel, y, torch.sigmoid(batch_norm(self.norm, self.conv(maps), valid)).to(x.dtype)
+            where = valid_positions(lengths, x.shape[3]).unsqueeze(1).expand(-1, x.shape[2], -1)
+        return channel, y, torch.sigmoid(batch_norm(self.norm, self.conv(maps), where)).to(x.dtype)
 
     def gates(self, x: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, ...]:
         """Attention maps of ``x``: by channel (N, C, 1, 1), then by position (N, 1, H, W)."""

@@ -99,6 +99,7 @@ class ICASA(nn.Module):
             device=device,
             dtype=dtype,
         )
+        self.channels, self.ndim = self.ica.channels, self.ica.ndim
         # One element rather than none: sharding wrappers refuse scalar parameters.
         self.raw_beta = nn.Parameter(torch.empty(1, device=device, dtype=dtype))
         self._reset_beta()
@@ -126,7 +127,7 @@ class ICASA(nn.Module):
 
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Mix the two branches (Eq. 5)."""
-        feature_map(self.ica, x)
+        feature_map(self, x)
         ica, sa = self.ica, self.sa
         other = type(ica) is not ICA or type(sa) is not SA
         rebuilt = other or ica._rebuilt() or sa._rebuilt()

@@ -1,5 +1,7 @@
 """SpecAugment: masks over frequency and time, without the time warp (Park et al. 2019)."""
 
+from numbers import Integral
+
 import torch
 from torch import Tensor, nn
 
@@ -85,6 +87,8 @@ class SpecAugment(nn.Module):
                 f"SpecAugment wants a floating point x of shape (N, *, H, W), "
                 f"got {x.dtype} {tuple(x.shape)}; call x.float() or add the missing axis first"
             )
+        if not self.training:
+            return x
         for name, axis in (("freq", -2), ("time", -1)):
             width = getattr(self, f"{name}_width")
             if getattr(self, f"{name}_masks") and width > x.shape[axis]:
@@ -92,10 +96,8 @@ class SpecAugment(nn.Module):
                     f"{name}_width={width} is wider than axis {axis} of x {tuple(x.shape)}; "
                     f"build SpecAugment with {name}_width <= {x.shape[axis]}"
                 )
-        if not self.training:
-            return x
         x = clear_padding(x, lengths)[0]
-        end = lengths.unsqueeze(1) if lengths is not None else x.shape[-1]
+        end = lengths.long().unsqueeze(1) if lengths is not None else x.shape[-1]
         rows = _masks(x, -2, self.freq_masks, self.freq_width, x.shape[-2], generator)
         columns = _masks(x, -1, self.time_masks, self.time_width, end, generator)
         masked = rows.unsqueeze(2) | columns.unsqueeze(1)  # (N, H, W)
@@ -131,6 +133,6 @@ def _masks(
 
 def _count(name: str, value: int) -> int:
     """Return ``value`` if it is an integer of at least 0."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < 0:
         raise ValueError(f"{name} must be an integer >= 0, got {value!r}")
-    return value
+    return int(value)

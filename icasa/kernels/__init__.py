@@ -217,9 +217,10 @@ def hooked(module: nn.Module) -> bool:
     return bool(forward or module._backward_pre_hooks or module._backward_hooks)
 
 
-def own_gates(layer: nn.Module, of: type[nn.Module]) -> bool:
+def own_gates(layer: nn.Module, of: Any) -> bool:
     """Whether the layer's ``gates`` are those of the class ``of``, which the fast path computes."""
-    return type(layer).gates is of.gates and "gates" not in layer.__dict__
+    own: Any = type(layer)
+    return own.gates is of.gates and "gates" not in layer.__dict__
 
 
 def _served(x: Tensor, net: Net, mixed: bool) -> bool:

@@ -87,6 +87,13 @@ def test_time_masks_fall_within_the_lengths():
     )
 
 
+def test_a_clip_too_short_to_mask_passes_in_eval():
+    x = torch.ones(2, 1, 5, 5)
+    assert torch.equal(SpecAugment(2, 7, 2, 9).eval()(x), x)
+    with pytest.raises(ValueError, match="freq_width=7 is wider than axis -2"):
+        SpecAugment(2, 7, 2, 9)(x)
+
+
 def test_identity_in_eval_and_without_masks():
     x, g = torch.randn(4, 1, H, W), seeded(0)
     augment = SpecAugment(2, 7, 2, 9).eval()
