@@ -106,8 +106,8 @@ class DifficultyBank:
 class AAMCollate:
     """A ``collate_fn`` that mixes each batch by AAM inside the DataLoader's workers.
 
-    Samples are tuples ``(x, y, index, *extra)`` or mappings with those keys; the batch is of the
-    same kind, x and y augmented (:class:`AAM`), index and extra those of the N originals. With
+    Samples are tuples ``(x, y, index, *extra)`` or mappings with those keys; the batch is a tuple
+    or a dict, x and y augmented (:class:`AAM`), index and extra those of the N originals. With
     ``fixed_size`` the weights come last in the tuple, or under the key ``"weight"``. The draws come
     from the worker's default generator, which DataLoader seeds from torch's.
 
@@ -205,6 +205,11 @@ class AAMCollate:
             raise ValueError(
                 f"AAMCollate wants {wanted} in a sample, got {has}; "
                 f"return them from the dataset, or name them by keys= and utterance="
+            )
+        if self.aam.fixed_size and "weight" in has:
+            raise ValueError(
+                f"AAMCollate with fixed_size=True adds the key 'weight', got it in a sample, "
+                f"{has}; rename that field in the dataset"
             )
         batch = default_collate(list(samples))
         return (dict(batch) if is_mapping else dict(enumerate(batch))), is_mapping

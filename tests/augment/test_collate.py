@@ -167,6 +167,12 @@ def test_bank_state_round_trip_is_in_place_and_a_copy():
             r"wants \[0, 1, 2\] in a sample, got \[0, 1\]; return them",
         ),
         (
+            lambda b: AAMCollate(AAM(K, fixed_size=True), b)(
+                [{"x": torch.ones(2), "y": 0, "index": 0, "weight": 3.0}]
+            ),
+            r"adds the key 'weight', got it in a sample, \['x', .*; rename that field",
+        ),
+        (
             lambda b: AAMCollate(AAM(K), b)([{"x": torch.ones(2), "label": 0, "index": 0}]),
             r"wants \['x', 'y', 'index'\] in a sample, got \['x', 'label', 'index'\].*keys=",
         ),
