@@ -57,6 +57,9 @@ def batch_norm(norm: nn.Module, x: Tensor, valid: Tensor | None) -> Tensor:
         return norm(x)  # type: ignore[no-any-return]
     last = x.movedim(1, -1)  # (N, *S, C)
     rows = last[valid]
+    if torch.compiler.is_compiling():
+        # As a BatchNorm in training wants, whose question a graph could not answer otherwise.
+        torch._check(rows.shape[0] > 1)  # type: ignore[no-untyped-call]
     y = norm(rows.reshape(*rows.shape, *[1] * (x.ndim - 2))).reshape(rows.shape)
     spread = torch.zeros_like(last, dtype=y.dtype)
     return spread.masked_scatter(valid.unsqueeze(-1), y).movedim(-1, 1)

@@ -81,6 +81,17 @@ def test_training_with_lengths_takes_the_statistics_of_the_valid_positions(cls):
 
 
 @every_attention
+def test_training_with_lengths_compiles_without_a_graph_break(cls):
+    layer = randomise(build(cls, dtype=torch.float64))
+    x, lengths = torch.randn(3, 8, 4, 10, dtype=torch.float64), torch.tensor([3, 10, 7])
+    eager = copy.deepcopy(layer)
+    torch._dynamo.reset()
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(x, lengths), eager(x, lengths))
+    torch.testing.assert_close(layer.state_dict(), eager.state_dict())
+
+
+@every_attention
 def test_without_lengths_padding_does_shift_the_gates(cls):
     layer = randomise(build(cls, 64, dtype=torch.float64)).eval()
     x = torch.randn(1, 64, 3, 5, generator=seeded(0), dtype=torch.float64)

@@ -296,7 +296,7 @@ class AAM(nn.Module):
             return eligible & (sim > self.threshold)
         # Tensor.quantile admits the same pairs, but stops at 16 million and in old torch.compile.
         ranked = sim.masked_fill(~eligible, math.inf).flatten().sort().values
-        place = (self.quantile * (eligible.sum().double() - 1).clamp(min=0)).long()
+        place = (self.quantile * (eligible.sum().float() - 1).clamp(min=0)).long()
         return eligible & (sim > ranked.take(place))
 
     def _represent(self, x: Tensor) -> Tensor:

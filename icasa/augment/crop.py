@@ -74,7 +74,8 @@ class RandomCrop(nn.Module):
         padded = clear_padding(x, lengths)[0]
         size, place = uniform(x, 2, len(x), generator=generator)
         whole = whole.long()
-        least = (self.min_fraction * whole.double() - 1e-9).ceil().long()  # 0.15 of 200 is 30
+        shortest = self.min_fraction * whole.float() * (1 - 1e-6)  # so that 0.15 of 200 is 30
+        least = shortest.ceil().long()
         kept = integers(size, least, whole)
         start = integers(place, 0, whole - kept)
         at = torch.arange(x.shape[-1], device=x.device)
