@@ -86,7 +86,7 @@ def draw_protocols(rows: Sequence[dict[str, Any]], chance: float, path: Path) ->
     leaks = list(dict.fromkeys(row["leak"] for row in rows))
     order = sorted(rows, key=lambda row: (leaks.index(row["leak"]), models.index(row["model"])))
     places = [n + leaks.index(row["leak"]) for n, row in enumerate(order)]  # a gap between leaks
-    figure, axes = plt.subplots(figsize=(8, 1.6 + 0.22 * places[-1]), layout="constrained")
+    figure, axes = plt.subplots(figsize=(9, 1.6 + 0.22 * places[-1]), layout="constrained")
     for n, model in enumerate(models):
         some = [(at, row) for at, row in zip(places, order, strict=True) if row["model"] == model]
         at, found = zip(*some, strict=True)
