@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -11,38 +11,8 @@ from torch import Tensor, nn
 from icasa._check import between, one_of, per_sample, positive_int
 from icasa.augment.draw import uniform
 from icasa.augment.labels import float_labels
+from icasa.augment.pairs import AAMReport, MixedPairs, interpolate, possible_pairs, share
 from icasa.padding import clear_padding
-
-
-class MixedPairs(NamedTuple):
-    """Who was mixed with whom: row m is λ_m x[index_m] + (1 - λ_m) x[partner_m].
-
-    Shape:
-        Each (M,). A row whose partner is itself (only with ``fixed_size=True``) is a filler.
-
-    >>> pairs = MixedPairs(torch.tensor([0, 1]), torch.tensor([2, 1]), torch.tensor([0.3, 0.5]))
-    >>> pairs.weight()
-    tensor([1., 0.])
-    """
-
-    index: Tensor  # type: ignore[assignment]  # hides tuple.index, which nobody needs here
-    partner: Tensor
-    lam: Tensor
-
-    def weight(self) -> Tensor:
-        """Return 1 for a mixed row and 0 for a filler; their sum is the number mixed."""
-        return (self.partner != self.index).to(self.lam.dtype)
-
-
-class AAMReport(NamedTuple):
-    """How a batch pairs, as shares in [0, 1]; see :meth:`AAM.report`."""
-
-    pair_share: float
-    partner_rate: float
-    label_match: float | None
-    label_chance: float | None
-    speaker_match: float | None
-    speaker_chance: float | None
 
 
 class AAM(nn.Module):
@@ -204,7 +174,8 @@ class AAM(nn.Module):
             rows = (partner != rows).nonzero().squeeze(1)  # (M,)
             partner = partner[rows]
         pairs = MixedPairs(rows, partner, self._lam(x, difficulty, rows, partner).to(dtype))
-        return _interpolate(x, pairs), _interpolate(y, pairs), pairs
+        x_mix, y_mix = (interpolate(t[rows], t[partner], pairs.lam) for t in (x, y))
+        return x_mix, y_mix, pairs
 
     def float_labels(self, x: Tensor, y: Tensor) -> Tensor:
         """Return y as (N, num_classes) floats: a soft label as it is, an index one-hot.
@@ -249,7 +220,7 @@ class AAM(nn.Module):
         (1.0, 1.0, 0.333)
         """
         label = self.float_labels(x, y).argmax(1)
-        every = _eligible(x, utterance)
+        every = possible_pairs(x, utterance)
         admitted = self._admitted(clear_padding(x, lengths)[0], every)
         match: list[float | None] = []
         for name, group in (("y", label), ("speaker", speaker)):
@@ -258,10 +229,10 @@ class AAM(nn.Module):
                 continue
             per_sample(name, group, x)
             same = group.unsqueeze(1) == group  # (N, N)
-            match += [_share(same, admitted), _share(same, every)]
+            match += [share(same, admitted), share(same, every)]
         found = admitted.any(1)
         return AAMReport(
-            _share(admitted, every) or 0.0, _share(found, torch.ones_like(found)) or 0.0, *match
+            share(admitted, every) or 0.0, share(found, torch.ones_like(found)) or 0.0, *match
         )
 
     @torch.no_grad()
@@ -269,7 +240,7 @@ class AAM(nn.Module):
         self, x: Tensor, y: Tensor, utterance: Tensor | None, generator: torch.Generator | None
     ) -> Tensor:
         """Return for each sample a uniform choice among its candidates, or itself: (N,)."""
-        candidates = self._admitted(x, _eligible(x, utterance))
+        candidates = self._admitted(x, possible_pairs(x, utterance))
         rows = torch.arange(len(x), device=x.device)
         if len(x) < 2:
             return rows
@@ -341,24 +312,3 @@ class AAM(nn.Module):
             f"{self.num_classes}, {gate}, alpha={self.alpha}, pairing={self.pairing!r}, "
             f"representation={self.representation!r}, fixed_size={self.fixed_size}"
         )
-
-
-def _interpolate(t: Tensor, pairs: MixedPairs) -> Tensor:
-    """Return Eq. 4 for each pair, in the dtype of ``t``: (M, ...)."""
-    lam = pairs.lam.view(-1, *[1] * (t.ndim - 1))
-    return (lam * t[pairs.index] + (1 - lam) * t[pairs.partner]).to(t.dtype)
-
-
-def _eligible(x: Tensor, utterance: Tensor | None) -> Tensor:
-    """Return the pairs of two samples, and of two utterances where these are known: (N, N)."""
-    eligible = ~torch.eye(len(x), dtype=torch.bool, device=x.device)
-    if utterance is None:
-        return eligible
-    per_sample("utterance", utterance, x)
-    return eligible & (utterance.unsqueeze(1) != utterance)
-
-
-def _share(part: Tensor, whole: Tensor) -> float | None:
-    """Return the share of ``whole`` that ``part`` takes, None if ``whole`` is empty."""
-    total = int(whole.sum())
-    return int((part & whole).sum()) / total if total else None

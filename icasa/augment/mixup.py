@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from icasa._check import between, positive_int
 from icasa.augment.draw import own_device, uniform
 from icasa.augment.labels import float_labels
+from icasa.augment.pairs import interpolate
 
 
 class MixUp(nn.Module):
@@ -87,7 +88,7 @@ class MixUp(nn.Module):
             return (x, y, rows, torch.ones_like(rows, dtype=exact)) if return_mix else (x, y)
         partner = torch.randperm(len(x), generator=generator, device=x.device)
         lam = self._lam(x, generator).to(exact).expand(len(x))
-        out = _mix(x, partner, lam), _mix(y, partner, lam)
+        out = interpolate(x, x[partner], lam), interpolate(y, y[partner], lam)
         return (*out, partner, lam) if return_mix else out
 
     def _lam(self, x: Tensor, generator: torch.Generator | None) -> Tensor:
@@ -104,9 +105,3 @@ class MixUp(nn.Module):
     def extra_repr(self) -> str:
         """Show the options."""
         return f"{self.num_classes}, alpha={self.alpha}, per_sample={self.per_sample}"
-
-
-def _mix(t: Tensor, partner: Tensor, lam: Tensor) -> Tensor:
-    """Return λ t_i + (1 - λ) t_π(i), in the dtype of ``t``."""
-    lam = lam.view(-1, *[1] * (t.ndim - 1))
-    return (lam * t + (1 - lam) * t[partner]).to(t.dtype)

@@ -6,8 +6,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from icasa.augment.aam import AAM, MixedPairs
+from icasa.augment.aam import AAM
 from icasa.augment.loss import soft_cross_entropy
+from icasa.augment.pairs import MixedPairs
 
 
 class AAMLoss(NamedTuple):

@@ -1,0 +1,60 @@
+"""Pairs of samples: which there are, who was mixed with whom, and the mix."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from icasa._check import per_sample
+
+
+class MixedPairs(NamedTuple):
+    """Who was mixed with whom: row m is λ_m x[index_m] + (1 - λ_m) x[partner_m].
+
+    Shape:
+        Each (M,). A row whose partner is itself (only with ``fixed_size=True``) is a filler.
+
+    >>> pairs = MixedPairs(torch.tensor([0, 1]), torch.tensor([2, 1]), torch.tensor([0.3, 0.5]))
+    >>> pairs.weight()
+    tensor([1., 0.])
+    """
+
+    index: Tensor  # type: ignore[assignment]  # hides tuple.index, which nobody needs here
+    partner: Tensor
+    lam: Tensor
+
+    def weight(self) -> Tensor:
+        """Return 1 for a mixed row and 0 for a filler; their sum is the number mixed."""
+        return (self.partner != self.index).to(self.lam.dtype)
+
+
+class AAMReport(NamedTuple):
+    """How a batch pairs, as shares in [0, 1]; see :meth:`AAM.report`."""
+
+    pair_share: float
+    partner_rate: float
+    label_match: float | None
+    label_chance: float | None
+    speaker_match: float | None
+    speaker_chance: float | None
+
+
+def interpolate(a: Tensor, b: Tensor, lam: Tensor) -> Tensor:
+    """Return λ a + (1 - λ) b (Eq. 4) for each row, in the dtype of ``a``."""
+    lam = lam.view(-1, *[1] * (a.ndim - 1))
+    return (lam * a + (1 - lam) * b).to(a.dtype)
+
+
+def possible_pairs(x: Tensor, utterance: Tensor | None) -> Tensor:
+    """Return the pairs of two samples, and of two utterances where these are known: (N, N)."""
+    pairs = ~torch.eye(len(x), dtype=torch.bool, device=x.device)
+    if utterance is None:
+        return pairs
+    per_sample("utterance", utterance, x)
+    return pairs & (utterance.unsqueeze(1) != utterance)
+
+
+def share(part: Tensor, whole: Tensor) -> float | None:
+    """Return the share of ``whole`` that ``part`` takes, None if ``whole`` is empty."""
+    total = int(whole.sum())
+    return int((part & whole).sum()) / total if total else None
