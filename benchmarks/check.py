@@ -5,7 +5,6 @@ in either direction: a faster layer wants a new row too. Times do not carry over
 ratios within one run do, at the same number of threads, which is taken from the committed rows.
 """
 
-import csv
 import sys
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
@@ -14,6 +13,7 @@ from typing import Any, NamedTuple
 
 from benchmarks import aam_step, layers, mixup, training
 from benchmarks.harness import RESULTS, parser, settle
+from examples.ser.report import read_csv
 
 BENCHMARKS = (layers, mixup, aam_step, training)
 
@@ -55,12 +55,6 @@ def compare(
     return verdicts
 
 
-def read(path: Path) -> list[dict[str, str]]:
-    """Rows of a results file."""
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Return how many ratios moved too far."""
     argv = sys.argv[1:] if argv is None else argv
@@ -71,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = flags.parse_args(argv)
     failures = 0
     for benchmark in BENCHMARKS:
-        committed = read(args.committed / benchmark.FILE)
+        committed = read_csv(args.committed / benchmark.FILE)
         threads = args.threads or int(committed[0]["threads"])
         settings = settle(Namespace(**vars(args) | {"threads": threads}), "check", argv)
         if settings.provenance["device"] != committed[0]["device"]:

@@ -8,7 +8,6 @@ on CUDA; ``--no-latency`` leaves both out. The paper's numbers are table20.csv; 
 from its Table 1, since in them an added layer lowers the counts.
 """
 
-import csv
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -31,7 +30,7 @@ from benchmarks.harness import (
     spread,
 )
 from examples.ser.macnn import ATTENTION, MACNN
-from examples.ser.report import write_csv
+from examples.ser.report import read_csv, write_csv
 from icasa import CA, CBAM, ECA, ICA, ICASA, SA, SE, DepthwiseSeparableConv
 
 PAPER = Path(__file__).parent / "table20.csv"
@@ -56,10 +55,9 @@ LABELS = ("parameters", "conv and linear MACs", "FLOPs, all operations", "saved 
 
 def paper() -> dict[str, Row]:
     """Table 20 of the paper: attention -> columns."""
-    with PAPER.open(newline="") as file:
-        rows = list(csv.DictReader(file))
     return {
-        r["attention"]: {f"paper {k}": v for k, v in r.items() if k != "attention"} for r in rows
+        row["attention"]: {f"paper {k}": v for k, v in row.items() if k != "attention"}
+        for row in read_csv(PAPER)
     }
 
 

@@ -12,8 +12,9 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
-from examples.ser.report import git_commit, write_csv
-from examples.ser.tables import PAPER, RESULTS, read
+from examples.ser.paper import PAPER
+from examples.ser.report import git_commit, read_csv, write_csv
+from examples.ser.tables import RESULTS
 
 SPEAKERS = {"all": 24, "male": 12, "female": 12}
 CLIPS = dict.fromkeys(
@@ -67,7 +68,7 @@ def published() -> list[dict[str, str]]:
     """Return the paper's RAVDESS numbers that count right answers, where each first stands."""
     averages = {"macro average": "UA", "micro average": "WA"}
     found: dict[tuple[str, ...], dict[str, str]] = {}
-    for row in read(PAPER):
+    for row in read_csv(PAPER):
         if row["corpus"] != "ravdess" or row["table"] == "21":
             continue
         name, (*condition, measure) = row["row"], row["column"].split(" ")
@@ -93,7 +94,7 @@ def measured() -> list[dict[str, str]]:
     return [
         {"table": str(int(table)), "row": f"{row['variant']}, {row['preset']}{row['epochs']}",
          "measure": measure, "speakers": "all", "unit": "percent", "published": row[measure]}
-        for table in OURS for row in read(RESULTS / f"table{table}.csv")
+        for table in OURS for row in read_csv(RESULTS / f"table{table}.csv")
         if (row["corpus"], row["folds"], row["seeds"]) == ("ravdess", "6", "1")
         for measure in ("WA", "UA")
     ]  # fmt: skip

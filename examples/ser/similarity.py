@@ -19,9 +19,10 @@ import torch
 from examples.ser import options
 from examples.ser.data import read
 from examples.ser.features import Segments, Standardizer, make_segments
+from examples.ser.paper import read_paper
 from examples.ser.report import git_commit, provenance, write_csv
 from examples.ser.reproduce import THRESHOLDS
-from examples.ser.tables import RESULTS, read_paper
+from examples.ser.tables import RESULTS
 from icasa import AAM
 
 # Whose statistics standardise the MFCC ("all": of the whole corpus), and what is compared.

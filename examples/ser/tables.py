@@ -4,10 +4,9 @@
 results/table*.csv, results/protocol.csv and the pictures, the paper's numbers beside ours.
 """
 
-import csv
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 
@@ -17,13 +16,13 @@ from sklearn.metrics import precision_recall_fscore_support
 from examples.ser import figures
 from examples.ser.calibration import calibrated, calibration, draw_calibration
 from examples.ser.evaluate import confusion, scores
-from examples.ser.report import write_csv
+from examples.ser.paper import beside, literature, read_paper
+from examples.ser.report import read_csv, write_csv
 from examples.ser.reproduce import ATTENTIONS, GRID, OURS, TABLES
 from examples.ser.runs import Grid, Row, Runs, read_grid, shared
 from examples.ser.statistics import METRICS, between, compare, holm, join_runs
 
 RESULTS = Path(__file__).parent / "results"
-PAPER = Path(__file__).parent / "paper.csv"  # Li et al. 2026, table by table
 ORACLE = "test-best (oracle)"
 ACCURACY = ("6", "7", "8", "9", "10", "11", "12")
 LAYERS = {"iemocap": "11", "ravdess": "12"}  # one table for each corpus
@@ -35,31 +34,6 @@ AGAINST = {  # Table 19: what each of the paper's parts brings, and to what
     "none": ("icasa+aam", "icasa", "none+aam", "none+aam-random", "none+aam-unweighted"),
     "none+aam": tuple(f"{name}+aam" for name in ATTENTIONS if name != "none"),
 }
-
-
-def read(path: Path) -> list[dict[str, str]]:
-    """Rows of a CSV file."""
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def read_paper() -> dict[tuple[str, ...], str]:
-    """Return the paper's value by (table, corpus, row, column)."""
-    keys = ("table", "corpus", "row", "column")
-    return {tuple(row[key] for key in keys): row["value"] for row in read(PAPER)}
-
-
-def beside(table: str, corpus: str, row: str, values: Mapping[str, float], digits: int = 2) -> Row:
-    """Return ours, each followed by the paper's where it has one."""
-    paper = read_paper()
-    out: Row = {}
-    for column, value in values.items():
-        out[column] = "" if np.isnan(value) else f"{value:.{digits}f}"
-        theirs = [c for c in (corpus, "iemocap") if (table, c, row, column) in paper]
-        if theirs:
-            source = "paper" if theirs[0] == corpus else "paper on iemocap"
-            out[f"{column} ({source})"] = paper[table, theirs[0], row, column]
-    return out
 
 
 def averages(rows: Sequence[Row], labels: Sequence[str]) -> dict[str, float]:
@@ -258,7 +232,7 @@ def protocol(grid: Grid) -> list[Row]:
             rows.append(head | shown | runs.facts())
     svm = defaultdict(list)
     if (RESULTS / "svm.csv").exists():
-        for row in read(RESULTS / "svm.csv"):
+        for row in read_csv(RESULTS / "svm.csv"):
             cut = f", every {row['stride (s)']} s" * (row["stride (s)"] == "0.4")
             model = f"svm, {row['features']} by {row['normalisation']}{cut}"
             key = (row["corpus"], model, row["protocol"])
@@ -271,20 +245,11 @@ def protocol(grid: Grid) -> list[Row]:
     return sorted(rows, key=lambda row: sum(order[leak] for leak in row["leak"].split(" + ")))
 
 
-def literature() -> list[Row]:
-    """Table 21: published numbers as the paper cites them, ours not among them."""
-    rows: dict[tuple[str, str], Row] = {}
-    for (table, corpus, row, column), value in read_paper().items():
-        if table == "21":
-            rows.setdefault((corpus, row), {"corpus": corpus, "model": row})[column] = value
-    return list(rows.values())
-
-
 def single_runs() -> list[Row]:
     """Read the runs outside the grid: a row per selection, then the paper's."""
     rows = []
     for path in sorted(RESULTS.glob("*/result.csv")):
-        for row in read(path):
+        for row in read_csv(path):
             aam = "+aam" * (row["augmentation"] == "aam")
             values = {measure: float(row[measure]) for measure in ("WA", "UA", "ECE")}
             variant = row["attention"] + aam
@@ -325,7 +290,7 @@ def draw(grid: Grid) -> None:
     if boxes:
         figures.draw_boxes(boxes, "each run of the grid", RESULTS / "figure6.png")
     if (RESULTS / "table05.csv").exists():
-        figures.draw_similarity(read(RESULTS / "table05.csv"), RESULTS / "table05.png")
+        figures.draw_similarity(read_csv(RESULTS / "table05.csv"), RESULTS / "table05.png")
     # By corpus, the classes of a whole run that is scored by clips.
     clips = {runs.cell.corpus: runs.pooled()[1].tolist() for runs in ours(grid)}
     for corpus, y in clips.items():

@@ -10,15 +10,14 @@ import pytest
 
 from examples.ser import reachability
 from examples.ser.reachability import CLIPS, denominator, published, reach
-from examples.ser.report import write_csv
-from examples.ser.tables import read
+from examples.ser.report import read_csv, write_csv
 
 FOLDS = Path(reachability.__file__).parent / "folds" / "ravdess.csv"
 HALF = Fraction(1, 2)
 
 
 def test_the_clips_are_those_of_the_folds():
-    rows = read(FOLDS)
+    rows = read_csv(FOLDS)
     for fold in {row["fold"] for row in rows}:
         count = Counter(row["label"] for row in rows if row["fold"] == fold)
         assert sorted(count.values()) == sorted(4 * n for n in CLIPS.values())
@@ -101,7 +100,7 @@ def test_the_paper_s_numbers_are_in_range_and_the_rows_are_written(tmp_path, mon
         write_csv(tmp_path / f"table{table}.csv", [facts | row for row in runs])
     monkeypatch.setattr(reachability, "RESULTS", tmp_path)
     rows = reachability.main()
-    written = read(tmp_path / "reachability.csv")
+    written = read_csv(tmp_path / "reachability.csv")
     assert len(written) == len(rows)
     assert len(published()) == 57
     ours = [row for row in written if row["source"] == "ours"]
@@ -117,7 +116,9 @@ def test_the_paper_s_numbers_are_in_range_and_the_rows_are_written(tmp_path, mon
 
 def test_every_number_of_ours_can_be_had():
     ours = [
-        row for row in read(reachability.RESULTS / "reachability.csv") if row["source"] == "ours"
+        row
+        for row in read_csv(reachability.RESULTS / "reachability.csv")
+        if row["source"] == "ours"
     ]
     assert ours
     assert all(row["reached"] == "True" for row in ours)

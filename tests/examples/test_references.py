@@ -9,9 +9,9 @@ import torch
 from examples.ser import embedding, reproduce, robustness, similarity, svm, train
 from examples.ser.degrade import CONDITIONS
 from examples.ser.evaluate import scores
+from examples.ser.report import read_csv
 from examples.ser.reproduce import OURS, Cell, read_cells, write_cell
 from examples.ser.synthetic import write_synthetic
-from examples.ser.tables import read
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +78,7 @@ def test_embeddings_give_a_row_per_space_and_a_picture(corpus, tmp_path):
     root, source = corpus
     flags = ["--runs", str(root / "runs"), "--grid", str(root / "grid"), "--seed", "1"]
     embedding.main([*source, *flags, "--out", str(tmp_path)])
-    assert [row["space"] for row in read(tmp_path / "figure7.csv")] == ["input", *OURS]
+    assert [row["space"] for row in read_csv(tmp_path / "figure7.csv")] == ["input", *OURS]
     assert (tmp_path / "figure7.png").stat().st_size > 1000
     with pytest.raises(SystemExit, match=r"run examples\.ser\.reproduce first"):
         embedding.main([*source, *flags, "--fold", "7"])
@@ -96,7 +96,7 @@ def test_of_several_budgets_one_must_be_named(corpus, tmp_path):
     ):
         embedding.main([*source, *flags])
     embedding.main([*source, *flags, "--budget", "onecycle1-32-true", "--out", str(tmp_path)])
-    assert {row["budget"] for row in read(tmp_path / "figure7.csv")} == {"onecycle1-32-true"}
+    assert {row["budget"] for row in read_csv(tmp_path / "figure7.csv")} == {"onecycle1-32-true"}
 
 
 def test_cells_of_another_corpus_are_left_alone(corpus, tmp_path):
@@ -124,7 +124,7 @@ def test_the_svm_has_a_row_per_protocol_and_fold_and_beats_chance(corpus, tmp_pa
     _, source = corpus
     monkeypatch.setattr(svm, "RESULTS", tmp_path)
     svm.main([*source, "--out", str(tmp_path)])
-    rows = read(tmp_path / "svm.csv")
+    rows = read_csv(tmp_path / "svm.csv")
     assert {row["protocol"] for row in rows} == set(svm.PROTOCOLS)
     assert len(rows) % len(svm.PROTOCOLS) == 0
     assert np.mean([float(row["WA"]) for row in rows]) > 40  # four classes
@@ -133,7 +133,7 @@ def test_the_svm_has_a_row_per_protocol_and_fold_and_beats_chance(corpus, tmp_pa
 def test_similarity_counts_the_pairs_that_it_admits(corpus, tmp_path):
     _, source = corpus
     similarity.main([*source, "--out", str(tmp_path / "t.csv")])
-    rows = read(tmp_path / "t.csv")
+    rows = read_csv(tmp_path / "t.csv")
     assert len(rows) == len(similarity.REPRESENTATIONS) * len(similarity.THRESHOLDS)
     for start in range(0, len(rows), len(similarity.THRESHOLDS)):
         group = rows[start : start + len(similarity.THRESHOLDS)]

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, balanced_accuracy_score
 
-from examples.ser import tables
+from examples.ser import paper, tables
 from examples.ser.corpora import RAVDESS_LABELS, ravdess_rows
 from examples.ser.evaluate import scores
+from examples.ser.report import read_csv
 from examples.ser.reproduce import Cell
 
 GAINS = (("icasa+aam", "none"), ("none+aam", "none"), ("icasa+aam", "none+aam"))
@@ -201,6 +202,6 @@ def test_the_protocol_table_names_every_leak(grid, monkeypatch, tmp_path):
 
 
 def test_the_papers_numbers_are_each_there_once():
-    rows = tables.read(tables.PAPER)
-    assert len(tables.read_paper()) == len(rows)
+    rows = read_csv(paper.PAPER)
+    assert len(paper.read_paper()) == len(rows)
     assert {row["table"] for row in rows} >= {"5", "8", "12", "13", "15", "17", "19", "21"}
