@@ -19,6 +19,7 @@ from statsmodels.stats.multitest import multipletests
 
 METRICS = ("WA", "UA")
 METHODS = ("BCa", "percentile")
+RESAMPLES = 99_999  # a p of 0.01 is then known to 0.001
 EXACT_BELOW = 25  # discordant utterances; from there on McNemar's chi-square with correction
 DECIMALS = 9  # of a difference in points: what float noise must not turn into a rank
 P_VALUES = (
@@ -99,7 +100,7 @@ def compare(
     metric: str = "WA",
     method: str = "BCa",
     level: float = 0.95,
-    resamples: int = 99_999,
+    resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> dict[str, Any]:
     """Row on the difference of two systems over the same utterances and seeds.
@@ -154,7 +155,7 @@ def between(
     *,
     metric: str = "WA",
     level: float = 0.95,
-    resamples: int = 9999,
+    resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> dict[str, float]:
     """Return by how much one system is better on the speakers of ``a`` than on those of ``b``.
