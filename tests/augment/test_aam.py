@@ -1,7 +1,6 @@
 """AAM: Algorithm 1's loop is the oracle; then the laws of pairing, labels and modes."""
 
 import math
-import pickle
 
 import pytest
 import torch
@@ -173,21 +172,6 @@ def test_the_draw_is_uniform_over_the_candidates():
     assert (chi2 < 22.5).all()  # p = 0.001 each
 
 
-@pytest.mark.parametrize("q", [0.0, 0.25, 0.9])
-def test_quantile_admits_its_share(q):
-    report = AAM(K, quantile=q).report(*batch(40)[:2])
-    assert abs(report.pair_share - (1 - q)) < 0.01
-
-
-def test_quantile_is_that_of_the_pairs_that_may_be():
-    x = torch.randn(8, 1, 4, 1, generator=seeded(0)).repeat_interleave(4, 0)  # alike in utterances
-    x = x + 0.1 * torch.randn(32, 1, 4, 9, generator=seeded(1))
-    y, utterance = torch.zeros(32).long(), torch.arange(32) // 4
-    report = AAM(K, quantile=0.9).report(x, y, utterance=utterance)
-    assert abs(report.pair_share - 0.1) < 0.005
-    assert AAM(K, quantile=0.9).report(x, y, utterance=0 * utterance).pair_share == 0
-
-
 @pytest.mark.parametrize("rare", [True, False])
 def test_balanced_pairs_are_half_same_class(rare):
     n = 400
@@ -219,16 +203,6 @@ def test_an_overflowed_difficulty_stays_out_of_x():
     assert y_aug.isfinite().all()
 
 
-def test_similarity_is_float32_under_autocast_and_in_half_precision():
-    x = torch.tensor([[1.0, 0.0], [1.0, 0.0316]])  # cosine 0.9995; it and T are 1 in bfloat16
-    aam = AAM(2, threshold=0.9985, alpha=0)
-    with torch.autocast("cpu", torch.bfloat16):
-        assert len(aam.mix(x, torch.tensor([0, 1]))[0]) == 2
-    assert len(aam.mix(x.bfloat16(), torch.tensor([0, 1]))[0]) == 2
-    aam.representation = torch.Tensor.bfloat16
-    assert len(aam.mix(x, torch.tensor([0, 1]))[0]) == 2
-
-
 def test_difficulty_gets_no_gradient_and_x_does():
     x, y, d = batch(6)
     x.requires_grad_()
@@ -236,41 +210,6 @@ def test_difficulty_gets_no_gradient_and_x_does():
     AAM(K, threshold=-1).mix(x, y, d)[0].sum().backward()
     assert d.grad is None
     assert x.grad is not None
-
-
-def test_report_follows_the_pairs():
-    x = torch.tensor([[1.0, 0.0], [1.0, 0.1], [1.0, 0.0], [-1.0, 1.0]])
-    y, speaker = torch.tensor([0, 0, 1, 1]), torch.tensor([7, 8, 7, 8])
-    report = AAM(2).report(x, y, speaker=speaker)  # the first three pair among themselves
-    assert report == (0.5, 0.75, 1 / 3, 1 / 3, 1 / 3, 1 / 3)
-    apart = AAM(2).report(x, y, speaker=speaker, utterance=speaker)
-    assert apart == (0.5, 0.75, 0.5, 0.5, 0.0, 0.0)
-    assert AAM(2, threshold=1).report(x, y) == (0.0, 0.0, None, 1 / 3, None, None)
-    assert AAM(2).report(x[:1], y[:1]) == (0.0, 0.0, None, None, None, None)
-
-
-def average(x):
-    return x.mean(-1).flatten(1)
-
-
-def test_a_callable_representation_pickles_and_equals_the_word_for_it():
-    aam = pickle.loads(pickle.dumps(AAM(K, threshold=0.2, representation=average)))
-    outs = [a(*batch(8), generator=seeded(0)) for a in (aam, AAM(K, threshold=0.2))]
-    assert all(torch.equal(a, b) for a, b in zip(*outs, strict=True))
-
-
-def test_a_network_as_representation_stays_its_owner_s():
-    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(10, 4)).bfloat16()
-    aam = AAM(K, alpha=0, threshold=-1, representation=net)
-    x, y, _ = batch(6, dtype=torch.bfloat16)  # in the type that it wants
-    assert len(aam.mix(x, y)[0]) == 6
-    assert not list(aam.parameters())
-    assert not aam.state_dict()
-    aam.eval()
-    assert net.training
-    net.eval()
-    aam.train()
-    assert not net.training
 
 
 def test_what_lies_in_the_padding_is_not_mixed_in():
