@@ -7,16 +7,16 @@ import torch
 from torch import Tensor
 
 
-def positive_int(name: str, value: int) -> int:
+def check_positive_int(name: str, value: int) -> int:
     """Return ``value`` if it is an integer of at least 1, numpy's too."""
     if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
         raise ValueError(f"{name} must be an integer >= 1, got {value!r}")
     return int(value)
 
 
-def odd_int(name: str, value: int) -> int:
+def check_odd_int(name: str, value: int) -> int:
     """Return ``value`` if it is an odd integer of at least 1, so that it has a centre."""
-    value = positive_int(name, value)
+    value = check_positive_int(name, value)
     if value % 2 == 0:
         raise ValueError(
             f"{name} must be odd to keep the length, got {value}; use {value - 1} or {value + 1}"
@@ -24,19 +24,19 @@ def odd_int(name: str, value: int) -> int:
     return value
 
 
-def one_of(name: str, value: object, allowed: tuple[object, ...]) -> None:
+def check_one_of(name: str, value: object, allowed: tuple[object, ...]) -> None:
     """Raise unless ``value`` is among ``allowed``."""
     if value not in allowed:
         raise ValueError(f"{name} must be one of {list(allowed)}, got {value!r}")
 
 
-def axis_count(ndim: int) -> int:
+def check_ndim(ndim: int) -> int:
     """Return ``ndim`` if it is 1, 2 or 3, the spatial axes that a layer can have."""
-    one_of("ndim", positive_int("ndim", ndim), (1, 2, 3))
+    check_one_of("ndim", check_positive_int("ndim", ndim), (1, 2, 3))
     return ndim
 
 
-def feature_map(layer: Any, x: Tensor) -> None:
+def check_input(layer: Any, x: Tensor) -> None:
     """Raise unless ``x`` is floating (N, C, *S) with the channels and spatial axes of ``layer``."""
     if torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
         return  # a trace cannot hold a check and would warn of it
@@ -62,14 +62,14 @@ def feature_map(layer: Any, x: Tensor) -> None:
     raise ValueError(f"{name} wants a floating point x, got {x.dtype}; {mend} first")
 
 
-def between(name: str, value: float, low: float, high: float) -> float:
+def check_range(name: str, value: float, low: float, high: float) -> float:
     """Return ``value`` if it is a number in [low, high]."""
     if not isinstance(value, Real) or not low <= value <= high:
         raise ValueError(f"{name} must be a number in [{low:g}, {high:g}], got {value!r}")
     return float(value)
 
 
-def per_sample(name: str, value: Tensor, x: Tensor) -> None:
+def check_per_sample(name: str, value: Tensor, x: Tensor) -> None:
     """Raise unless ``value`` is a tensor with one entry per sample."""
     if not isinstance(value, Tensor):
         raise ValueError(
@@ -80,10 +80,10 @@ def per_sample(name: str, value: Tensor, x: Tensor) -> None:
         raise ValueError(
             f"{name} must have shape ({len(x)},), one entry per sample, got {tuple(value.shape)}"
         )
-    same_device(name, value, x)
+    check_same_device(name, value, x)
 
 
-def same_device(name: str, value: Tensor, x: Tensor) -> None:
+def check_same_device(name: str, value: Tensor, x: Tensor) -> None:
     """Raise unless ``value`` lies where ``x`` lies."""
     if value.device != x.device:
         raise ValueError(

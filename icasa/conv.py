@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from icasa._check import axis_count, feature_map, odd_int, positive_int
+from icasa._check import check_input, check_ndim, check_odd_int, check_positive_int
 
 CONVS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 
@@ -68,17 +68,19 @@ class DepthwiseSeparableConv(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        self.channels = positive_int("channels", channels)
+        self.channels = check_positive_int("channels", channels)
         out_channels = channels if out_channels is None else out_channels
-        positive_int("out_channels", out_channels)
-        positive_int("kernel_size", kernel_size)
-        positive_int("stride", stride)
-        positive_int("dilation", dilation)
+        check_positive_int("out_channels", out_channels)
+        check_positive_int("kernel_size", kernel_size)
+        check_positive_int("stride", stride)
+        check_positive_int("dilation", dilation)
         if padding is None:
-            padding = dilation * (odd_int("kernel_size (with padding=None)", kernel_size) // 2)
+            padding = dilation * (
+                check_odd_int("kernel_size (with padding=None)", kernel_size) // 2
+            )
         elif isinstance(padding, bool) or not isinstance(padding, int) or padding < 0:
             raise ValueError(f"padding must be None or an integer >= 0, got {padding!r}")
-        self.ndim = axis_count(ndim)
+        self.ndim = check_ndim(ndim)
         conv = CONVS[ndim]
         self.depthwise = conv(
             channels,
@@ -101,5 +103,5 @@ class DepthwiseSeparableConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve ``x``; see the class for shapes."""
-        feature_map(self, x)
+        check_input(self, x)
         return self.pointwise(self.depthwise(x))  # type: ignore[no-any-return]

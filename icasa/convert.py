@@ -8,7 +8,7 @@ from typing import NamedTuple, TypeVar
 import torch
 from torch import Tensor, nn
 
-from icasa._check import one_of
+from icasa._check import check_one_of
 from icasa.attention import CA, CBAM, ECA, ICA, ICASA, SA, SE
 
 OURS = (CA, CBAM, ECA, ICA, ICASA, SA, SE)
@@ -88,7 +88,7 @@ class _Entry(NamedTuple):
 
 
 def _peer(layer: type[nn.Module], source: str) -> tuple[type[nn.Module], _Peer]:
-    one_of("source", source, tuple(PEERS))
+    check_one_of("source", source, tuple(PEERS))
     for ours, peer in PEERS[source].items():
         if issubclass(layer, ours):
             return ours, peer

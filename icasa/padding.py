@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from icasa._check import per_sample
+from icasa._check import check_per_sample
 
 
 def clear_padding(
@@ -18,7 +18,7 @@ def clear_padding(
     """
     if lengths is None:
         return x, None
-    per_sample("lengths", lengths, x)
+    check_per_sample("lengths", lengths, x)
     n, width = x.shape[0], x.shape[-1]
     if lengths.is_floating_point() or lengths.dtype == torch.bool:
         raise ValueError(

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from icasa._check import axis_count, feature_map, positive_int
+from icasa._check import check_input, check_ndim, check_positive_int
 from icasa.activation import HSwish
 from icasa.coordinate import coordinate_gates
 from icasa.padding import batch_norm
@@ -61,9 +61,9 @@ class CA(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        self.channels = positive_int("channels", channels)
-        self.reduction = positive_int("reduction", reduction)
-        self.ndim = axis_count(ndim)
+        self.channels = check_positive_int("channels", channels)
+        self.reduction = check_positive_int("reduction", reduction)
+        self.ndim = check_ndim(ndim)
         self.width = max(8, channels // reduction)
         self.reduce = nn.Conv1d(channels, self.width, 1, device=device, dtype=dtype)
         self.norm = nn.BatchNorm1d(self.width, device=device, dtype=dtype)
@@ -82,7 +82,7 @@ class CA(nn.Module):
 
     def gates(self, x: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, ...]:
         """Attention maps of ``x``: per axis a gate in (0, 1), (N, C, H, 1) then (N, C, 1, W)."""
-        feature_map(self, x)
+        check_input(self, x)
         return coordinate_gates(x, self._squeeze, self.expand, lengths)
 
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from icasa._check import feature_map, odd_int, positive_int
+from icasa._check import check_input, check_odd_int, check_positive_int
 from icasa.padding import batch_norm, clear_padding, spatial_mean, valid_positions
 
 
@@ -58,9 +58,9 @@ class CBAM(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        self.channels = positive_int("channels", channels)
-        self.reduction = positive_int("reduction", reduction)
-        self.kernel_size = odd_int("kernel_size", kernel_size)
+        self.channels = check_positive_int("channels", channels)
+        self.reduction = check_positive_int("reduction", reduction)
+        self.kernel_size = check_odd_int("kernel_size", kernel_size)
         width = max(1, channels // reduction)
         self.squeeze = nn.Linear(channels, width, device=device, dtype=dtype)
         self.excite = nn.Linear(width, channels, device=device, dtype=dtype)
@@ -76,7 +76,7 @@ class CBAM(nn.Module):
 
     def _attend(self, x: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Channel gate, the map it gives, and that map's spatial gate."""
-        feature_map(self, x)
+        check_input(self, x)
         valid, _ = clear_padding(x, lengths, -math.inf)
         pooled = torch.stack((spatial_mean(x, lengths).flatten(1), valid.amax((2, 3))))  # (2, N, C)
         logits = self.excite(F.relu(self.squeeze(pooled))).sum(0)

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from icasa._check import feature_map, odd_int, positive_int
+from icasa._check import check_input, check_odd_int, check_positive_int
 from icasa.padding import spatial_mean
 
 
@@ -61,10 +61,10 @@ class ECA(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        self.channels = positive_int("channels", channels)
+        self.channels = check_positive_int("channels", channels)
         if kernel_size is None:
             kernel_size = adaptive_kernel_size(channels)
-        self.kernel_size = odd_int("kernel_size", kernel_size)
+        self.kernel_size = check_odd_int("kernel_size", kernel_size)
         self.conv = nn.Conv1d(
             1, 1, kernel_size, padding=kernel_size // 2, bias=False, device=device, dtype=dtype
         )
@@ -75,7 +75,7 @@ class ECA(nn.Module):
 
     def gates(self, x: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, ...]:
         """Attention map of ``x``: one gate in (0, 1) per channel, (N, C, 1, 1)."""
-        feature_map(self, x)
+        check_input(self, x)
         mean = spatial_mean(x, lengths).flatten(1).unsqueeze(1)  # (N, 1, C)
         return (torch.sigmoid(self.conv(mean)).to(x.dtype).transpose(1, 2).unsqueeze(3),)
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from icasa import kernels
-from icasa._check import axis_count, feature_map, odd_int, positive_int
+from icasa._check import check_input, check_ndim, check_odd_int, check_positive_int
 from icasa.activation import HSwish
 from icasa.conv import DepthwiseSeparableConv
 from icasa.coordinate import axis_gates, coordinate_gates
@@ -86,10 +86,10 @@ class ICA(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        self.channels = positive_int("channels", channels)
-        self.reduction = positive_int("reduction", reduction)
-        self.kernel_size = odd_int("kernel_size", kernel_size)
-        self.ndim = axis_count(ndim)
+        self.channels = check_positive_int("channels", channels)
+        self.reduction = check_positive_int("reduction", reduction)
+        self.kernel_size = check_odd_int("kernel_size", kernel_size)
+        self.ndim = check_ndim(ndim)
         self.fused = kernels.option(fused, ndim)
         # DIFF: "adaptive dimensionality reduction" has no formula; we take coordinate attention's.
         self.width = max(8, channels // reduction)
@@ -166,12 +166,12 @@ class ICA(nn.Module):
 
     def gates(self, x: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, ...]:
         """Attention maps of ``x``: per axis a gate in (0, 1), (N, C, H, 1) then (N, C, 1, W)."""
-        feature_map(self, x)
+        check_input(self, x)
         return coordinate_gates(x, self._squeeze, self.expand, lengths)
 
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Weigh ``x`` by the product of its gates (Eq. 11)."""
-        feature_map(self, x)
+        check_input(self, x)
         usable = kernels.usable(x, lengths, self.fused, rebuilt=self._rebuilt())
         if usable and (y := self._fused(x)) is not None:
             return kernels.laid_out_as(x, y)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from icasa import kernels
-from icasa._check import feature_map
+from icasa._check import check_input
 from icasa.attention.ica import ICA
 from icasa.attention.sa import SA
 
@@ -127,7 +127,7 @@ class ICASA(nn.Module):
 
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Mix the two branches (Eq. 5)."""
-        feature_map(self, x)
+        check_input(self, x)
         ica, sa = self.ica, self.sa
         other = type(ica) is not ICA or type(sa) is not SA
         rebuilt = other or ica._rebuilt() or sa._rebuilt()

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from icasa import kernels
-from icasa._check import axis_count, feature_map, positive_int
+from icasa._check import check_input, check_ndim, check_positive_int
 from icasa.padding import spatial_mean
 
 NAMES = ("weight", "bias")
@@ -95,10 +95,10 @@ class SA(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        self.channels = positive_int("channels", channels)
-        self.groups = positive_int("groups", groups)
+        self.channels = check_positive_int("channels", channels)
+        self.groups = check_positive_int("groups", groups)
         self.shuffle = shuffle
-        self.ndim = axis_count(ndim)
+        self.ndim = check_ndim(ndim)
         self.fused = kernels.option(fused, ndim)
         if channels % (2 * groups):
             fits = [str(g) for g in range(1, channels // 2 + 1) if channels % (2 * g) == 0]
@@ -192,7 +192,7 @@ class SA(nn.Module):
 
         In each group the first half of the channels has one value per plane.
         """
-        feature_map(self, x)
+        check_input(self, x)
         ones = [1] * self.ndim
         w1, b1, w2, b2 = (
             p.view(-1, *ones)
@@ -212,7 +212,7 @@ class SA(nn.Module):
 
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Gate ``x`` and shuffle its channels."""
-        feature_map(self, x)
+        check_input(self, x)
         usable = kernels.usable(x, lengths, self.fused, rebuilt=self._rebuilt())
         if usable and (y := self._fused(x)) is not None:
             return kernels.laid_out_as(x, y)

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from icasa._check import axis_count, feature_map, positive_int
+from icasa._check import check_input, check_ndim, check_positive_int
 from icasa.padding import spatial_mean
 
 
@@ -52,9 +52,9 @@ class SE(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        self.channels = positive_int("channels", channels)
-        self.reduction = positive_int("reduction", reduction)
-        self.ndim = axis_count(ndim)
+        self.channels = check_positive_int("channels", channels)
+        self.reduction = check_positive_int("reduction", reduction)
+        self.ndim = check_ndim(ndim)
         width = max(1, channels // reduction)
         self.squeeze = nn.Linear(channels, width, device=device, dtype=dtype)
         self.excite = nn.Linear(width, channels, device=device, dtype=dtype)
@@ -66,7 +66,7 @@ class SE(nn.Module):
 
     def gates(self, x: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, ...]:
         """Attention map of ``x``: one gate in (0, 1) per channel, (N, C, 1, 1)."""
-        feature_map(self, x)
+        check_input(self, x)
         mean = spatial_mean(x, lengths).flatten(1)  # (N, C)
         gate = torch.sigmoid(self.excite(F.relu(self.squeeze(mean)))).to(x.dtype)
         return (gate.reshape(*gate.shape, *[1] * self.ndim),)

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from icasa._check import between, one_of, per_sample, positive_int
+from icasa._check import check_one_of, check_per_sample, check_positive_int, check_range
 from icasa.augment.draw import uniform
 from icasa.augment.labels import float_labels
 from icasa.augment.pairs import AAMReport, MixedPairs, interpolate, possible_pairs, share
@@ -90,21 +90,21 @@ class AAM(nn.Module):
                 f"representation must be 'mean', 'flat' or a callable from x to (N, D), "
                 f"got {representation!r}"
             )
-        one_of("pairing", pairing, ("similar", "balanced", "random"))
+        check_one_of("pairing", pairing, ("similar", "balanced", "random"))
         if quantile is not None and pairing == "random":
             raise ValueError(
                 "pairing='random' admits every pair, so quantile does nothing; leave one out"
             )
-        self.num_classes = positive_int("num_classes", num_classes)
-        self.threshold = between("threshold", threshold, -1, 1)
+        self.num_classes = check_positive_int("num_classes", num_classes)
+        self.threshold = check_range("threshold", threshold, -1, 1)
         # DIFF: the text wants "more informative regions", Eq. 3 gives the harder sample the
         # smaller weight. As written by default; a negative alpha for the text's reading.
-        self.alpha = between("alpha", alpha, -1e6, 1e6)
+        self.alpha = check_range("alpha", alpha, -1e6, 1e6)
         # Past nn.Module, which would make a network that it is given part of AAM: of its mode, its
         # parameters and its state_dict.
         object.__setattr__(self, "representation", representation)
         self.pairing = pairing
-        self.quantile = None if quantile is None else between("quantile", quantile, 0, 1)
+        self.quantile = None if quantile is None else check_range("quantile", quantile, 0, 1)
         self.fixed_size = fixed_size
 
     def forward(
@@ -227,7 +227,7 @@ class AAM(nn.Module):
             if group is None:
                 match += [None, None]
                 continue
-            per_sample(name, group, x)
+            check_per_sample(name, group, x)
             same = group.unsqueeze(1) == group  # (N, N)
             match += [share(same, admitted), share(same, every)]
         found = admitted.any(1)
@@ -295,7 +295,7 @@ class AAM(nn.Module):
                 f"AAM with alpha={self.alpha} wants difficulty of shape ({len(x)},), got None; "
                 f"pass the loss of each sample or build AAM with alpha=0"
             )
-        per_sample("difficulty", difficulty, x)
+        check_per_sample("difficulty", difficulty, x)
         if not difficulty.is_floating_point():
             raise ValueError(f"difficulty must be floating point, got {difficulty.dtype}")
         # DIFF: Eq. 2 does not say whether a gradient flows through the difficulty; none does.

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import default_collate
 
-from icasa._check import positive_int
+from icasa._check import check_positive_int
 from icasa.augment.aam import AAM
 
 
@@ -44,8 +44,8 @@ class DifficultyBank:
     # DIFF: Eq. 2 wants predictions "at the current training epoch"; these are the sample's last
     # ones, one epoch old where the loader runs ahead, and cost no forward of their own.
     def __init__(self, num_samples: int, num_classes: int) -> None:
-        start = math.log(positive_int("num_classes", num_classes))
-        size = positive_int("num_samples", num_samples)
+        start = math.log(check_positive_int("num_classes", num_classes))
+        size = check_positive_int("num_samples", num_samples)
         self._loss = torch.full((size,), start, dtype=torch.float32)
         self._loss.share_memory_()  # type: ignore[no-untyped-call]
 

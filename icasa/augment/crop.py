@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from icasa._check import between
+from icasa._check import check_range
 from icasa.augment.draw import integers, uniform
 from icasa.padding import clear_padding
 
@@ -44,7 +44,7 @@ class RandomCrop(nn.Module):
     # with one length every training sample, and no test sample, would end in padding.
     def __init__(self, *, min_fraction: float = 0.8) -> None:
         super().__init__()
-        self.min_fraction = between("min_fraction", min_fraction, 1e-3, 1)
+        self.min_fraction = check_range("min_fraction", min_fraction, 1e-3, 1)
 
     def forward(
         self,

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from icasa._check import same_device
+from icasa._check import check_same_device
 
 
 def float_labels(layer: Any, x: Tensor, y: Tensor) -> Tensor:
@@ -21,7 +21,7 @@ def float_labels(layer: Any, x: Tensor, y: Tensor) -> Tensor:
             f"{name} wants y of shape ({n},) or ({n}, {k}), got {tuple(y.shape)}; "
             f"match y to x or build {name} with num_classes as wide as the labels"
         )
-    same_device("y", y, x)
+    check_same_device("y", y, x)
     if y.ndim == 2:
         return y if y.is_floating_point() else y.to(torch.promote_types(x.dtype, torch.float32))
     if y.is_floating_point():

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from icasa._check import one_of
+from icasa._check import check_one_of
 
 
 def soft_cross_entropy(
@@ -60,7 +60,7 @@ def soft_cross_entropy(
     tensor(True)
     """
     _check(logits, target, weight, sample_weight, ignore_index)
-    one_of("reduction", reduction, ("none", "sum", "mean"))
+    check_one_of("reduction", reduction, ("none", "sum", "mean"))
     if not 0 <= label_smoothing <= 1:
         raise ValueError(f"label_smoothing must lie in [0, 1], got {label_smoothing}")
     log_q = F.log_softmax(logits, 1, dtype=torch.promote_types(logits.dtype, torch.float32))

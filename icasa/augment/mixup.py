@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from icasa._check import between, positive_int
+from icasa._check import check_positive_int, check_range
 from icasa.augment.draw import own_device, uniform
 from icasa.augment.labels import float_labels
 from icasa.augment.pairs import interpolate
@@ -56,8 +56,8 @@ class MixUp(nn.Module):
     # for ImageNet, and one λ for a batch is what their code does.
     def __init__(self, num_classes: int, *, alpha: float = 0.2, per_sample: bool = False) -> None:
         super().__init__()
-        self.num_classes = positive_int("num_classes", num_classes)
-        self.alpha = between("alpha", alpha, 1e-3, 1e3)
+        self.num_classes = check_positive_int("num_classes", num_classes)
+        self.alpha = check_range("alpha", alpha, 1e-3, 1e3)
         self.per_sample = per_sample
 
     def forward(

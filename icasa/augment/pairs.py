@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from icasa._check import per_sample
+from icasa._check import check_per_sample
 
 
 class MixedPairs(NamedTuple):
@@ -50,7 +50,7 @@ def possible_pairs(x: Tensor, utterance: Tensor | None) -> Tensor:
     pairs = ~torch.eye(len(x), dtype=torch.bool, device=x.device)
     if utterance is None:
         return pairs
-    per_sample("utterance", utterance, x)
+    check_per_sample("utterance", utterance, x)
     return pairs & (utterance.unsqueeze(1) != utterance)
 
 

@@ -5,7 +5,7 @@ from numbers import Integral
 import torch
 from torch import Tensor, nn
 
-from icasa._check import between
+from icasa._check import check_range
 from icasa.augment.draw import integers, uniform
 from icasa.padding import clear_padding
 
@@ -65,7 +65,7 @@ class SpecAugment(nn.Module):
         self.freq_width = _count("freq_width", freq_width)
         self.time_masks = _count("time_masks", time_masks)
         self.time_width = _count("time_width", time_width)
-        self.value = between("value", value, -1e6, 1e6)
+        self.value = check_range("value", value, -1e6, 1e6)
 
     def forward(
         self,
