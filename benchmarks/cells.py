@@ -30,9 +30,9 @@ from benchmarks.harness import (
     settle,
     spread,
 )
-from examples.ser import options
-from examples.ser.features import Segments
-from examples.ser.report import write_csv
+from examples.ser.data.features import Segments
+from examples.ser.run.flags import network, parse
+from examples.ser.run.record import write_csv
 from examples.ser.train import make_augment, make_schedule, train_epoch
 from icasa import soft_cross_entropy
 
@@ -86,7 +86,7 @@ def make_loop(
 ) -> Callable[[Segments, int], dict[str, float]]:
     """Return a loop over a network of its own: what it does with segments in an epoch."""
     torch.manual_seed(seed)
-    net: Any = options.network(args, CLASSES)
+    net: Any = network(args, CLASSES)
     optimizer = torch.optim.Adam(net.parameters(), lr=args.lr)
     if name in COMPILED:
         net = torch.compile(net, mode=COMPILED[name])
@@ -107,7 +107,7 @@ def draw_segments(count: int, task: Task) -> Segments:
 def train_cell(parent: Connection, task: Task) -> None:
     """Run in a process of its own: an epoch of the loop that each message names, until None."""
     keep_pages()
-    args = options.parse(["--paper", "--packed", "-", "--out", "-", "--quiet", "--lr", f"{RATE}"])
+    args = parse(["--paper", "--packed", "-", "--out", "-", "--quiet", "--lr", f"{RATE}"])
     fabric = Fabric(accelerator=task.device, devices=1, precision=task.precision)
     loops = {name: make_loop(name, fabric, args, task.seed) for name in task.loops}
     batch = draw_segments(args.batch_size, task)

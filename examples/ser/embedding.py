@@ -18,13 +18,13 @@ from sklearn.manifold import TSNE
 from sklearn.neighbors import NearestNeighbors
 from sklearn.preprocessing import StandardScaler
 
-from examples.ser import options
-from examples.ser.corpora import Corpus, Utterance
-from examples.ser.data import cut, read
-from examples.ser.features import Frames, Segments
-from examples.ser.figures import draw_embeddings
-from examples.ser.report import git_commit, provenance, write_csv
+from examples.ser.data.corpora import Corpus, Utterance
+from examples.ser.data.features import Frames, Segments
+from examples.ser.data.load import cut, read
 from examples.ser.reproduce import GRID, OURS, read_cells, trained
+from examples.ser.run.figures import draw_embeddings
+from examples.ser.run.flags import add_corpus
+from examples.ser.run.record import git_commit, provenance, write_csv
 
 RESULTS = Path(__file__).parent / "results"
 NEIGHBOURS = 10
@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Draw the three panels and write their row."""
     argv = sys.argv[1:] if argv is None else list(argv)
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    options.add_corpus(parser)
+    add_corpus(parser)
     parser.add_argument("--fold", type=int, default=0)
     parser.add_argument("--seed", type=int, default=987654)
     parser.add_argument("--budget", help="preset, epochs, arithmetic, where the grid has several")

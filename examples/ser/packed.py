@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from examples.ser.corpora import Corpus, CorpusError, Utterance, load_manifest, load_ravdess
-from examples.ser.features import MFCC_39, Frames, load_frames
-from examples.ser.prosody import FEATURES
+from examples.ser.data.corpora import Corpus, CorpusError, Utterance, load_manifest, load_ravdess
+from examples.ser.data.features import MFCC_39, Frames, load_frames
+from examples.ser.data.prosody import FEATURES
 
 FIELDS = ("id", "label", "speaker", "gender", "session")
 

@@ -12,8 +12,8 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
-from examples.ser.paper import PAPER
-from examples.ser.report import git_commit, read_csv, write_csv
+from examples.ser.grid.paper import PAPER
+from examples.ser.run.record import git_commit, read_csv, write_csv
 from examples.ser.tables import RESULTS
 
 SPEAKERS = {"all": 24, "male": 12, "female": 12}

@@ -28,9 +28,9 @@ from filelock import FileLock, Timeout
 from torch import nn
 from tqdm import tqdm
 
-from examples.ser import options
-from examples.ser.iemocap import PARTS
-from examples.ser.options import PRESETS
+from examples.ser.data.iemocap import PARTS
+from examples.ser.run import flags
+from examples.ser.run.flags import PRESETS
 
 GRID = Path(__file__).parent / "results" / "grid"
 FOLDS = {"ravdess": range(6), "iemocap": range(5)}
@@ -246,8 +246,8 @@ def restore(
 ) -> tuple[argparse.Namespace, nn.Module]:
     """Return the flags of a training command, and the network that it made of `state`."""
     _, _, _, *argv = shlex.split(command)  # python -m examples.ser.train ...
-    args = options.parse(argv)
-    net = options.network(args, len(labels))
+    args = flags.parse(argv)
+    net = flags.network(args, len(labels))
     net.load_state_dict(state)
     return args, net.eval()
 

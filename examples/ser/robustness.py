@@ -16,14 +16,14 @@ from typing import Any
 
 import torch
 
-from examples.ser import options
-from examples.ser.corpora import Corpus
-from examples.ser.data import read, split
-from examples.ser.degrade import CONDITIONS, degraded_frames
-from examples.ser.evaluate import utterance_posteriors
-from examples.ser.features import Frames, Standardizer, make_segments
-from examples.ser.report import git_commit, provenance
+from examples.ser.data.corpora import Corpus
+from examples.ser.data.degrade import CONDITIONS, degraded_frames
+from examples.ser.data.features import Frames, Standardizer, make_segments
+from examples.ser.data.load import read, split
 from examples.ser.reproduce import GRID, OURS, read_cells, trained, write_cell
+from examples.ser.run.evaluate import utterance_posteriors
+from examples.ser.run.flags import add_corpus
+from examples.ser.run.record import git_commit, provenance
 
 SEED = 987654  # of the noise, the same for every model
 
@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Score every cell that has a checkpoint and no scores yet."""
     argv = sys.argv[1:] if argv is None else list(argv)
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    options.add_corpus(parser)
+    add_corpus(parser)
     parser.add_argument("--runs", type=Path, default=Path("runs/grid"))
     parser.add_argument("--grid", type=Path, default=GRID)
     parser.add_argument("--variants", nargs="+", default=list(OURS))

@@ -16,12 +16,12 @@ from typing import Any
 
 import torch
 
-from examples.ser import options
-from examples.ser.data import read
-from examples.ser.features import Segments, Standardizer, make_segments
-from examples.ser.paper import read_paper
-from examples.ser.report import git_commit, provenance, write_csv
+from examples.ser.data.features import Segments, Standardizer, make_segments
+from examples.ser.data.load import read
+from examples.ser.grid.paper import read_paper
 from examples.ser.reproduce import THRESHOLDS
+from examples.ser.run.flags import add_corpus
+from examples.ser.run.record import git_commit, provenance, write_csv
 from examples.ser.tables import RESULTS
 from icasa import AAM
 
@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Measure every threshold and representation."""
     argv = sys.argv[1:] if argv is None else list(argv)
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    options.add_corpus(parser)
+    add_corpus(parser)
     parser.add_argument("--segments", type=int, default=4096, help="at most so many, drawn")
     parser.add_argument("--seed", type=int, default=987654)
     parser.add_argument("--out", type=Path, default=RESULTS / "table05.csv")

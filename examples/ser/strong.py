@@ -19,10 +19,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from examples.ser.evaluate import scores
+from examples.ser.grid.runs import Row, Runs, read_grid, shared
+from examples.ser.grid.significance import compare, join_runs
 from examples.ser.reproduce import GRID, restore, trained
-from examples.ser.runs import Row, Runs, read_grid, shared
-from examples.ser.statistics import compare, join_runs
+from examples.ser.run.evaluate import scores
 from examples.ser.tables import RESULTS, write
 
 MEASURES = ("WA", "UA")

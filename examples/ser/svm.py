@@ -20,10 +20,10 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
-from examples.ser import options
-from examples.ser.data import PROTOCOLS, load
-from examples.ser.features import Segments
-from examples.ser.report import git_commit, provenance, write_csv
+from examples.ser.data.features import Segments
+from examples.ser.data.load import PROTOCOLS, load
+from examples.ser.run.flags import parse
+from examples.ser.run.record import git_commit, provenance, write_csv
 
 RESULTS = Path(__file__).parent / "results"
 PROSODY = ["--features", "prosody", "--train-stride", "1.6", "--test-stride", "0.8"]
@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     rows = []
     for kind, protocol in itertools.product(INPUTS, PROTOCOLS):
         flags = [*argv, *kind, "--protocol", protocol, "--onecycle", "--out", "runs/svm"]
-        args = options.parse(flags)
+        args = parse(flags)
         fold, folds = 0, 1
         while fold < folds:
             args.fold = fold

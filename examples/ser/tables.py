@@ -13,14 +13,14 @@ from statistics import mean, stdev
 import numpy as np
 from sklearn.metrics import precision_recall_fscore_support
 
-from examples.ser import figures
-from examples.ser.calibration import calibrated, calibration, draw_calibration
-from examples.ser.evaluate import confusion, scores
-from examples.ser.paper import beside, literature, read_paper
-from examples.ser.report import read_csv, write_csv
+from examples.ser.grid.calibration import calibrated, calibration, draw_calibration
+from examples.ser.grid.paper import beside, literature, read_paper
+from examples.ser.grid.runs import Grid, Row, Runs, read_grid, shared
+from examples.ser.grid.significance import METRICS, between, compare, holm, join_runs
 from examples.ser.reproduce import ATTENTIONS, GRID, OURS, TABLES
-from examples.ser.runs import Grid, Row, Runs, read_grid, shared
-from examples.ser.statistics import METRICS, between, compare, holm, join_runs
+from examples.ser.run import figures
+from examples.ser.run.evaluate import confusion, scores
+from examples.ser.run.record import read_csv, write_csv
 
 RESULTS = Path(__file__).parent / "results"
 ORACLE = "test-best (oracle)"

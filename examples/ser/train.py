@@ -27,13 +27,13 @@ from lightning_fabric.strategies import DDPStrategy
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from examples.ser.attention_figure import draw_attention
-from examples.ser.corpora import CorpusError
-from examples.ser.data import load
-from examples.ser.evaluate import scores, utterance_posteriors
-from examples.ser.features import Segments
-from examples.ser.options import FREE, network, parse
-from examples.ser.report import git_commit, provenance, write_results
+from examples.ser.data.corpora import CorpusError
+from examples.ser.data.features import Segments
+from examples.ser.data.load import load
+from examples.ser.run.attention_figure import draw_attention
+from examples.ser.run.evaluate import scores, utterance_posteriors
+from examples.ser.run.flags import FREE, network, parse
+from examples.ser.run.record import git_commit, provenance, write_results
 from icasa import (
     AAM,
     MixUp,

@@ -11,7 +11,7 @@ from torch import nn
 import icasa
 from benchmarks.complexity import PAPER, paper
 from benchmarks.count import counts, flops, fvcore_counts, macs, saved, saved_bytes
-from examples.ser.macnn import ATTENTION, MACNN
+from examples.ser.model.macnn import ATTENTION, MACNN
 
 SIZES = [(8, 3, 5), (48, 4, 1), (320, 2, 7)]
 LAYERS = ("ICA", "SA", "CA", "SE", "ECA", "CBAM", "DepthwiseSeparableConv")

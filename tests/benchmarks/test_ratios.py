@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from benchmarks import check
-from examples.ser.report import write_csv
+from examples.ser.run.record import write_csv
 
 KEYS, RATIOS = ("layer", "variant"), ("time / eager", "time / floor")
 

@@ -10,7 +10,7 @@ from torch import nn
 from benchmarks import aam_step, cells, complexity, layers, mixup, training
 from benchmarks.harness import WrongVariantError, parser, settle
 from benchmarks.peers import OFFICIAL, timm_layers
-from examples.ser.macnn import ATTENTION
+from examples.ser.model.macnn import ATTENTION
 from icasa import ECA, SE
 
 SMALL = (2, 8, 3, 5)

@@ -14,7 +14,7 @@ from matplotlib.textpath import TextPath
 from torch.overrides import TorchFunctionMode
 
 import icasa
-from examples.ser.macnn import MACNN
+from examples.ser.model.macnn import MACNN
 
 DOCS = Path(__file__).parent.parent.parent / "docs"
 sys.path.insert(0, str(DOCS))

@@ -1,0 +1,1 @@
+"""Recipes that train with icasa, one folder for each task."""

@@ -1,0 +1,113 @@
+"""Calibration of utterance posteriors (Table 14), and its picture (Fig. 9)."""
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+
+mpl.use("Agg")
+import matplotlib.pyplot as plt
+
+from examples.ser.run.evaluate import expected_calibration_error
+
+BINS = 15
+THRESHOLD = 0.9
+
+
+def calibration(
+    posterior: np.ndarray, y: np.ndarray, bins: int = BINS, threshold: float = THRESHOLD
+) -> dict[str, float]:
+    """ECE, MCE and Brier score, and how many are confident and how many of these are right.
+
+    Args:
+        posterior: (U, K), rows summing to 1.
+        y: (U,) class indices.
+        bins: of equal width over the confidence, the largest probability; MCE is the largest
+            |accuracy - confidence| of those that hold any.
+        threshold: confident means a confidence of at least this.
+
+    Returns:
+        ECE, MCE and accuracy in [0, 1], Brier in [0, 2] (the squared error summed over classes);
+        the accuracy is NaN where nothing is confident.
+    """
+    # DIFF: Table 14 defines neither its bins nor its Brier score nor "high-confidence".
+    rows = reliability(posterior, y, bins)
+    confident = posterior.max(1) >= threshold
+    right = posterior.argmax(1) == y
+    return {
+        "ECE": expected_calibration_error(posterior, y, bins),
+        "MCE": max(abs(row["accuracy"] - row["confidence"]) for row in rows if row["count"]),
+        "Brier": float(((posterior - np.eye(posterior.shape[1])[y]) ** 2).sum(1).mean()),
+        "confident": int(confident.sum()),
+        "confident_accuracy": float(right[confident].mean()) if confident.any() else float("nan"),
+    }
+
+
+def calibrated(
+    posterior: np.ndarray, bins: int = BINS, level: float = 0.95, draws: int = 999, seed: int = 0
+) -> tuple[float, float]:
+    """Return the ends between which the ECE falls of posteriors that are right about themselves.
+
+    Each draw takes an utterance's class by its own posterior. So few utterances give an ECE above
+    zero; one between these ends shows no miscalibration.
+    """
+    rng = np.random.default_rng(seed)
+    reach = posterior.cumsum(1)
+    reach /= reach[:, -1:]
+    found = [
+        expected_calibration_error(
+            posterior, (rng.random((len(posterior), 1)) > reach).sum(1), bins
+        )
+        for _ in range(draws)
+    ]
+    low, high = np.quantile(found, ((1 - level) / 2, (1 + level) / 2))
+    return float(low), float(high)
+
+
+def reliability(posterior: np.ndarray, y: np.ndarray, bins: int = BINS) -> list[dict[str, Any]]:
+    """Row per bin: its edges, its count, and the mean confidence and accuracy (NaN if empty)."""
+    if posterior.ndim != 2 or y.shape != posterior.shape[:1] or not len(y):
+        raise ValueError(
+            f"calibration wants posteriors (U, K) and classes (U,) of at least one utterance, "
+            f"got {posterior.shape} and {y.shape}"
+        )
+    if (posterior < 0).any() or not np.allclose(posterior.sum(1), 1, atol=1e-3):
+        raise ValueError("calibration wants probabilities whose rows sum to 1; apply a softmax")
+    confidence = posterior.max(1)
+    right = posterior.argmax(1) == y
+    index = np.minimum((confidence * bins).astype(int), bins - 1)  # as in the ECE
+    rows = []
+    for i in range(bins):
+        held = index == i
+        row = {"low": i / bins, "high": (i + 1) / bins, "count": int(held.sum())}
+        row |= {"confidence": float("nan"), "accuracy": float("nan")}
+        if held.any():
+            row |= {"confidence": float(confidence[held].mean())}
+            row |= {"accuracy": float(right[held].mean())}
+        rows.append(row)
+    return rows
+
+
+def draw_calibration(
+    posterior: np.ndarray, y: np.ndarray, title: str, path: Path, bins: int = BINS
+) -> None:
+    """Accuracy by confidence, and beside it how confident the right and the wrong ones are."""
+    rows = reliability(posterior, y, bins)
+    edges = [row["low"] for row in rows] + [1.0]
+    right = posterior.argmax(1) == y
+    figure, (left, beside) = plt.subplots(1, 2, figsize=(9, 3.8), layout="constrained")
+    left.bar(edges[:-1], [row["accuracy"] for row in rows], 1 / bins, align="edge", edgecolor="w")
+    left.plot((0, 1), (0, 1), color="grey", linewidth=0.8, linestyle=":", label="calibrated")
+    held = [row for row in rows if row["count"]]
+    left.plot([r["confidence"] for r in held], [r["accuracy"] for r in held], "k.", label="mean")
+    left.set(xlim=(0, 1), ylim=(0, 1), xlabel="confidence", ylabel="accuracy")
+    left.legend()
+    sides = [posterior.max(1)[right], posterior.max(1)[~right]]
+    beside.hist(sides, edges, label=["right", "wrong"], color=["tab:green", "tab:red"])
+    beside.set(xlim=(0, 1), xlabel="confidence", ylabel="utterances")
+    beside.legend()
+    found = calibration(posterior, y, bins)
+    figure.suptitle(f"{title}\nECE {found['ECE']:.3f}, MCE {found['MCE']:.3f}")
+    figure.savefig(path, dpi=150)
+    plt.close(figure)

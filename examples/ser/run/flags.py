@@ -1,0 +1,159 @@
+"""Flags of a training run: corpus, features, model, augmentation, optimisation."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from examples.ser.data.features import Standardizer
+from examples.ser.data.iemocap import HAPPY, PARTS
+from examples.ser.data.load import PROTOCOLS
+from examples.ser.data.prosody import FEATURES
+from examples.ser.model.macnn import ATTENTION, CHANNELS, HEADS, MACNN, PADDING
+from examples.ser.model.tdnn import TDNN
+
+PRESETS: dict[str, dict[str, Any]] = {
+    # Section 3.2 to the letter: constant rate, no validation, the last epoch counts.
+    "paper": {"schedule": "constant", "validation": False},
+    # What the paper leaves out: a schedule that settles, and speakers to select by.
+    "recommended": {"schedule": "cosine", "validation": True},
+    # A processor's budget: one cycle of few epochs, nothing held back, the last epoch counts.
+    "onecycle": {
+        "schedule": "onecycle",
+        "validation": False,
+        "epochs": 12,
+        "lr": 3e-3,
+        "label_smoothing": 0.1,
+    },
+    # Not the paper's: other features, of whole clips and by speaker, and a network for them.
+    "strong": {
+        "features": "prosody",
+        "normalize": "speaker",
+        "train_stride": 1.6,
+        "test_stride": 0.8,
+        "network": "tdnn",
+        "augment": ["jitter"],
+        "schedule": "onecycle",
+        "validation": False,
+        "epochs": 30,
+        "lr": 2e-3,
+        "label_smoothing": 0.1,
+        "optimizer": "adamw",
+        "weight_decay": 0.05,
+    },
+}
+DEFAULTS = {  # where the preset says nothing
+    "features": "mfcc",
+    "normalize": "train",
+    "train_stride": 1.0,
+    "test_stride": 0.4,
+    "network": "macnn",
+    "augment": [],
+    "epochs": 60,
+    "lr": 1e-3,
+    "label_smoothing": 0.0,
+    "optimizer": "adam",
+    "weight_decay": 1e-6,
+}
+AUGMENT = ("jitter", "crop", "spec-augment", "mixup")
+SCHEDULES = ("constant", "cosine", "onecycle")
+# What does not change the numbers, and so may differ when a run is resumed.
+FREE = ("out", "ravdess", "iemocap", "packed", "manifest", "cache", "device", "threads", "quiet")
+
+
+def add_corpus(parser: argparse.ArgumentParser) -> Any:
+    """Add the flags that `data.read` reads, and return their group."""
+    group = parser.add_argument_group("corpus")
+    which = group.add_mutually_exclusive_group(required=True)
+    which.add_argument("--ravdess", type=Path, metavar="ROOT", help="folder with Actor_01..24")
+    which.add_argument("--iemocap", type=Path, metavar="ROOT", help="folder with Session1..5")
+    which.add_argument("--packed", type=Path, metavar="NPZ", help="of examples.ser.packed")
+    which.add_argument("--manifest", type=Path, metavar="CSV", help="path,label,speaker[,fold...]")
+    group.add_argument("--part", choices=PARTS, default="all", help="of IEMOCAP")
+    group.add_argument("--happy", choices=HAPPY, default="both", help="what IEMOCAP's happy is")
+    group.add_argument("--skip-bad", action="store_true", help="leave bad clips out, and say so")
+    group.add_argument("--cache", type=Path, default=Path("runs/cache"), help="features go here")
+    group.add_argument("--quiet", action="store_true", help="no progress bars")
+    return group
+
+
+def network(args: argparse.Namespace, num_classes: int) -> MACNN | TDNN:
+    """Return the network that the flags describe, untrained."""
+    if args.network == "tdnn":
+        return TDNN(num_classes, FEATURES[args.features].rows, attention=args.attention)
+    return MACNN(
+        num_classes, attention=args.attention, places=args.places, head=args.head,
+        padding=args.padding,
+    )  # fmt: skip
+
+
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the flags; a preset sets what is not given."""
+    parser = argparse.ArgumentParser(
+        prog="python -m examples.ser.train",
+        description="Train MACNN on one fold of a corpus.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    group = add_corpus(parser)
+    group.add_argument(
+        "--protocol", choices=PROTOCOLS, default="speaker", help="what folds keep apart"
+    )
+    group.add_argument("--fold", type=int, default=0, help="the fold to test on")
+    group = parser.add_argument_group("features")
+    group.add_argument("--features", choices=FEATURES, help="default: mfcc, or the preset's")
+    group.add_argument("--normalize", choices=Standardizer.MODES, help="default: train")
+    group.add_argument("--tail", choices=("pad", "drop"), default="pad", help="last window")
+    group.add_argument("--train-stride", type=float, help="seconds; default: 1.0")
+    group.add_argument("--test-stride", type=float, help="seconds; default: 0.4")
+    group = parser.add_argument_group("model")
+    group.add_argument("--network", choices=("macnn", "tdnn"), help="default: macnn")
+    group.add_argument("--attention", choices=ATTENTION, default="icasa")
+    group = parser.add_argument_group("MACNN")
+    group.add_argument("--places", nargs="+", choices=CHANNELS, default=list(CHANNELS))
+    group.add_argument("--head", choices=HEADS, default="fusion")
+    group.add_argument("--padding", choices=PADDING, default="macnn")
+    group = parser.add_argument_group("AAM")
+    group.add_argument("--aam", action="store_true", help="train with Adaptive Acoustic Mixup")
+    group.add_argument("--threshold", type=float, default=0.7, help="T of Eq. 1")
+    group.add_argument("--alpha", type=float, default=2.0, help="alpha of Eq. 3; 0: no weighting")
+    group.add_argument("--representation", choices=("mean", "flat"), default="mean")
+    group.add_argument("--pairing", choices=("similar", "balanced", "random"), default="similar")
+    group.add_argument("--across-utterances", action="store_true", help="no pair within a clip")
+    group = parser.add_argument_group("other augmentation, before AAM")
+    group.add_argument("--augment", nargs="+", choices=AUGMENT, help="default: none")
+    group = parser.add_argument_group("optimisation")
+    preset = group.add_mutually_exclusive_group()
+    for name, values in PRESETS.items():
+        preset.add_argument(
+            f"--{name}", dest="preset", action="store_const", const=name, default="recommended",
+            help=", ".join(f"{key}={value}" for key, value in values.items()),
+        )  # fmt: skip
+    group.add_argument("--epochs", type=int, help="default: 60, or the preset's")
+    group.add_argument("--batch-size", type=int, default=32, help="over all processes")
+    group.add_argument("--lr", type=float, help="the highest; default: 1e-3, or the preset's")
+    group.add_argument("--label-smoothing", type=float, help="default: 0, or the preset's")
+    group.add_argument("--optimizer", choices=("adam", "adamw"), help="default: adam")
+    group.add_argument("--weight-decay", type=float, help="default: 1e-6, or the preset's")
+    group.add_argument("--schedule", choices=SCHEDULES, help="of the learning rate")
+    group.add_argument("--validation", action=argparse.BooleanOptionalAction, help="speaker pair")
+    group.add_argument("--precision", choices=("32-true", "bf16-mixed"), default="32-true")
+    group.add_argument("--seed", type=int, default=987654)
+    group = parser.add_argument_group("run")
+    group.add_argument("--out", type=Path, required=True, help="folder of this run")
+    group.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    group.add_argument("--threads", type=int, help="CPU threads; torch's default when not given")
+    args = parser.parse_args(argv)
+    for key, value in (DEFAULTS | PRESETS[args.preset]).items():
+        if getattr(args, key) is None:
+            setattr(args, key, value)
+    for key in ("epochs", "batch_size", "lr"):
+        if not getattr(args, key) > 0:
+            parser.error(f"--{key.replace('_', '-')} must be above 0, got {getattr(args, key)}")
+    for key in ("places", "head", "padding"):
+        if args.network != "macnn" and getattr(args, key) != parser.get_default(key):
+            parser.error(
+                f"--{key} shapes MACNN, got --network {args.network}; leave one of them out"
+            )
+    if args.validation and args.protocol != "speaker":
+        parser.error("--validation speakers need --protocol speaker; add --no-validation")
+    return args

@@ -1,0 +1,62 @@
+"""The split: speaker-independent, a validation pair, and a guard that refuses what crosses."""
+
+import itertools
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from examples.ser.data.corpora import RAVDESS_LABELS, Corpus, Utterance, ravdess_rows
+from examples.ser.data.load import Split, split
+
+
+def clip(name, speaker, fold, gender=""):
+    return Utterance(name, Path(name), "sad", speaker, gender, fold=fold)
+
+
+@pytest.mark.parametrize("fold", range(6))
+def test_split_is_a_speaker_independent_partition_with_a_validation_pair(fold):
+    rows = ravdess_rows()
+    clips = (
+        Utterance(r["id"], Path(), r["label"], r["speaker"], r["gender"], fold=int(r["fold"]))
+        for r in rows
+    )
+    corpus = Corpus("ravdess", RAVDESS_LABELS, tuple(clips))
+    sides = split(corpus, fold, validation=True)
+    everyone = [{u.speaker for u in side} for side in (sides.train, sides.validation, sides.test)]
+    assert [len(side) for side in everyone] == [18, 2, 4]
+    assert not any(a & b for a, b in itertools.combinations(everyone, 2))
+    everything = {*sides.train, *sides.validation, *sides.test}
+    assert everything == set(corpus.utterances)
+    assert {u.fold for u in sides.test} == {fold}
+    assert {u.fold for u in sides.validation} == {(fold + 1) % 6}
+    assert {u.gender for u in sides.validation} == {"male", "female"}
+    assert sides == split(corpus, fold, validation=True)
+    assert len(split(corpus, fold).train) == 1200
+
+
+def test_validation_pair_with_few_speakers_or_no_genders():
+    clips = tuple(clip(str(n), f"s{n}", n) for n in range(4))
+    pair = split(Corpus("toy", ("sad",), clips), 2, validation=True)
+    assert [u.speaker for u in pair.validation] == ["s0", "s3"]
+    men_first = tuple(
+        replace(u, gender=g) for u, g in zip(clips, ["female", "male", "male", "male"], strict=True)
+    )
+    pair = split(Corpus("toy", ("sad",), men_first), 2, validation=True)
+    assert {u.speaker for u in pair.validation} == {"s3", "s0"}
+    with pytest.raises(ValueError, match="validation for fold 0: 2 training speakers, wanted 3"):
+        split(Corpus("toy", ("sad",), clips[:3]), 0, validation=True)
+    with pytest.raises(ValueError, match="fold 9 of corpus toy: wanted one of 0, 1, 2, 3"):
+        split(Corpus("toy", ("sad",), clips), 9)
+    with pytest.raises(ValueError, match="no utterance in train"):
+        split(Corpus("toy", ("sad",), clips[:1]), 0)
+
+
+def test_split_refuses_a_speaker_or_utterance_on_two_sides():
+    a, b, c = clip("a", "x", 0), clip("b", "y", 0), clip("c", "x", 0)
+    with pytest.raises(ValueError, match="speaker x in train and test; keep each on one side"):
+        Split((a,), (), (b, c))
+    with pytest.raises(ValueError, match="speaker x in train and validation"):
+        Split((a,), (c,), (b,))
+    with pytest.raises(ValueError, match="utterance b in validation and test"):
+        Split((a,), (b,), (b,))

@@ -1,0 +1,129 @@
+"""The grid: cells have names that say them, run once, and go on after a stop."""
+
+import gzip
+import json
+
+import pytest
+from filelock import FileLock
+
+from examples.ser import reproduce, train
+from examples.ser.reproduce import TABLES, VARIANTS, Cell, expand
+from examples.ser.run.flags import parse
+
+CELL = Cell("ravdess", "leaky-utterance", "none+aam-T0.1", 3, 7, "onecycle", 10, "bf16-mixed")
+
+
+def grid(tmp_path, *more):
+    folders = ["--runs", tmp_path / "runs", "--out", tmp_path / "out", "--cache", tmp_path]
+    return [str(a) for a in ("--ravdess", tmp_path / "corpus", *folders, *more)]
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """Stand in for the training processes; returns the commands."""
+    commands = []
+
+    def run(command, stdout, stderr, env):
+        assert env.items() >= reproduce.MALLOC.items()
+        commands.append(command)
+        args = parse(command[3:])
+        (args.out / "predictions.json").write_text(json.dumps({"fold": args.fold}))
+        return type("Done", (), {"returncode": int(args.fold == 5)})
+
+    monkeypatch.setattr(reproduce.subprocess, "run", run)
+    return commands
+
+
+def test_a_name_says_its_cell():
+    assert Cell.parse(CELL.name) == CELL
+    with pytest.raises(ValueError, match="is no cell; wanted"):
+        Cell.parse("ravdess-none")
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_train_understands_every_variant(variant):
+    cell = Cell("ravdess", "leaky-segment", variant, 2, 7, "paper", 60, "32-true")
+    args = parse([*cell.flags(), "--ravdess", "x", "--out", "y"])
+    assert (args.protocol, args.fold, args.seed, args.epochs) == ("leaky-segment", 2, 7, 60)
+    assert not args.validation
+    assert args.aam == ("aam" in variant)
+
+
+def test_the_tables_expand_to_each_cell_once():
+    args = reproduce.parse(["--ravdess", "x"])
+    cells = expand(TABLES, args)
+    assert len(cells) == len(set(cells))
+    assert {cell.variant for cell in cells} == set(VARIANTS)
+    some = reproduce.parse(["--ravdess", "x", "--variants", "none"])
+    assert {cell.variant for cell in expand(["8"], some)} == {"none"}
+    table8 = expand(["8"], args)
+    assert len(table8) == 4 * 6
+    assert {cell.fold for cell in table8[:4]} == {0}  # whole comparisons first
+    thirds = [
+        table8[reproduce.parse(["--ravdess", "x", "--shard", f"{i}/3"]).shard] for i in range(3)
+    ]
+    assert sorted(str(cell) for third in thirds for cell in third) == sorted(map(str, table8))
+
+
+def test_a_part_of_iemocap_has_cells_of_its_own(tmp_path, trained, capsys):
+    argv = ["--iemocap" if a == "--ravdess" else a for a in grid(tmp_path, "--table", "11")]
+    cells = expand(["11"], reproduce.parse([*argv, "--part", "impro"]))
+    assert len(cells) == len(TABLES["11"][0]) * 5
+    assert {(cell.corpus, cell.family) for cell in cells} == {("iemocap-impro", "iemocap")}
+    assert Cell.parse(cells[0].name) == cells[0]
+    reproduce.main([*argv, "--part", "impro", "--folds", "0"])
+    assert {parse(command[3:]).part for command in trained} == {"impro"}
+    with pytest.raises(SystemExit):
+        reproduce.parse(["--ravdess", "x", "--part", "impro"])
+    assert "--part impro is of IEMOCAP" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("shard", ["3/3", "-1/2", "one", "1"])
+def test_a_shard_that_is_none_is_refused(shard, capsys):
+    with pytest.raises(SystemExit):
+        reproduce.parse(["--ravdess", "x", f"--shard={shard}"])
+    assert "wanted I/N" in capsys.readouterr().err
+
+
+def test_what_is_done_is_skipped_and_what_failed_is_not(tmp_path, trained, capsys):
+    argv = grid(tmp_path, "--table", "13-19", "--folds", "4", "5", "--jobs", "2")
+    assert reproduce.main(argv) == 2  # fold 5 fails for both variants
+    assert len(trained) == 4
+    assert len(list((tmp_path / "out").glob("*.json.gz"))) == 2
+    trained.clear()
+    assert reproduce.main(argv) == 2
+    assert {parse(command[3:]).fold for command in trained} == {5}
+    reproduce.main([*argv, "--list"])
+    assert capsys.readouterr().out.count("missing") == 2
+
+
+def test_a_cell_of_another_process_is_left_to_it(tmp_path, trained):
+    argv = grid(tmp_path, "--table", "13-19", "--folds", "0")
+    cells = expand(["13-19"], reproduce.parse(argv))
+    folder = tmp_path / "runs" / cells[0].name
+    folder.mkdir(parents=True)
+    with FileLock(folder / "lock"):
+        assert reproduce.main(argv) == 0
+    assert len(trained) == len(cells) - 1
+
+
+def test_equal_predictions_give_equal_bytes(tmp_path):
+    for name in ("a", "b"):
+        reproduce.write_cell(b"content", tmp_path / f"{name}.gz")
+    assert (tmp_path / "a.gz").read_bytes() == (tmp_path / "b.gz").read_bytes()
+    assert gzip.decompress((tmp_path / "a.gz").read_bytes()) == b"content"
+
+
+def test_a_preset_sets_what_is_not_given():
+    flags = ["--ravdess", "r", "--out", "o"]
+    plain, strong = parse(flags), parse([*flags, "--strong"])
+    assert (plain.features, plain.network, plain.epochs) == ("mfcc", "macnn", 60)
+    assert (strong.features, strong.network, strong.augment) == ("prosody", "tdnn", ["jitter"])
+    assert parse([*flags, "--strong", "--epochs", "3"]).epochs == 3
+    assert train.parse is parse
+
+
+def test_a_flag_of_another_network_is_refused(capsys):
+    with pytest.raises(SystemExit):
+        parse(["--ravdess", "r", "--out", "o", "--strong", "--head", "dot"])
+    assert "--head shapes MACNN, got --network tdnn" in capsys.readouterr().err

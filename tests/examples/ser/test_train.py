@@ -1,0 +1,211 @@
+"""The recipe end to end on synthetic speech: it learns, resumes exactly, and runs on many."""
+
+import csv
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from examples.ser import train
+from examples.ser.data.corpora import CorpusError
+from examples.ser.data.load import load
+from examples.ser.run.flags import parse
+from examples.ser.synthetic import write_synthetic
+
+CHANCE = 25.0  # four classes of equal size
+
+
+@pytest.fixture(scope="session")
+def small(tmp_path_factory):
+    return write_synthetic(tmp_path_factory.mktemp("small"), per_class=1)
+
+
+def flags(manifest, out, *more):
+    common = ["--manifest", manifest, "--cache", manifest.parent / "cache", "--out", out]
+    return [str(f) for f in (*common, "--threads", 1, "--device", "cpu", "--quiet", *more)]
+
+
+def rows(path):
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_two_epochs_beat_chance_by_a_margin_that_shuffled_labels_miss(tmp_path):
+    manifest = write_synthetic(tmp_path / "corpus", per_class=16)
+    more = ("--epochs", 2, "--batch-size", 4, "--attention", "none")
+    result = train.main(flags(manifest, tmp_path / "out", *more, "--no-validation"))
+    # 128 test clips: guessing has a standard deviation of 3.8 points, so this is four of them.
+    assert result[0]["selection"] == "last"
+    assert result[0]["WA"] > CHANCE + 15
+
+
+def test_resume_equals_uninterrupted_bit_for_bit(small, tmp_path, monkeypatch):
+    more = ("--epochs", 2, "--attention", "icasa", "--aam", "--batch-size", 16)
+    train.main(flags(small, tmp_path / "whole", *more))
+    save = train.save
+
+    def save_and_stop(*args):
+        save(*args)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train, "save", save_and_stop)
+    with pytest.raises(KeyboardInterrupt):
+        train.main(flags(small, tmp_path / "parts", *more))
+    monkeypatch.setattr(train, "save", save)
+    train.main(flags(small, tmp_path / "parts", *more))
+    whole, parts = (
+        torch.load(tmp_path / name / "checkpoint.pt", weights_only=True)
+        for name in ("whole", "parts")
+    )
+    for key, value in whole["model"].items():
+        assert torch.equal(value, parts["model"][key]), key
+    for a, b in zip(whole["history"], parts["history"], strict=True):
+        assert {k: v for k, v in a.items() if k != "seconds"} == {
+            k: v for k, v in b.items() if k != "seconds"
+        }
+
+
+def test_two_processes_agree_with_one(small, tmp_path):
+    more = ("--epochs", 1, "--attention", "icasa", "--aam", "--batch-size", 16)
+    train.main(flags(small, tmp_path / "one", *more))
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    command = [sys.executable, *launcher, "-m", "examples.ser.train"]
+    done = subprocess.run(
+        [*command, *flags(small, tmp_path / "two", *more)], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    (one,), (two,) = (rows(tmp_path / name / "history.csv") for name in ("one", "two"))
+    # Each process pairs and normalises its own half of a batch, so they agree only nearly.
+    for key, tolerance in (("train_loss", 0.05), ("test_loss", 0.05), ("beta_conv2", 0.005)):
+        assert float(two[key]) == pytest.approx(float(one[key]), abs=tolerance), key
+    assert rows(tmp_path / "two" / "result.csv")[0]["processes"] == "2"
+
+
+def test_rows_predictions_and_pictures_tell_one_story(small, tmp_path):
+    out = tmp_path / "run"
+    train.main(flags(small, out, "--epochs", 1, "--attention", "icasa", "--batch-size", 16))
+    result = rows(out / "result.csv")
+    assert [r["selection"] for r in result] == ["last", "validation-best", "test-best (oracle)"]
+    record = json.loads((out / "predictions.json").read_text())
+    assert result[0]["corpus"] == record["run"]["corpus"] == "synthetic"
+    for row in result:
+        clips, labels = record["utterances"], record["labels"]
+        hits = sum(
+            labels[max(range(len(labels)), key=u[row["selection"]].__getitem__)] == u["label"]
+            for u in clips
+        )
+        assert float(row["WA"]) == pytest.approx(100 * hits / len(clips), abs=1e-3)
+        assert all(sum(u[row["selection"]]) == pytest.approx(1, abs=1e-4) for u in clips)
+        for key in ("commit", "device", "torch", "seed", "command"):
+            assert row[key]
+    pictures = {"attention", "beta", "curves", "confusion-last", "confusion-validation-best"}
+    assert pictures <= {path.stem for path in out.glob("*.png")}
+
+
+def test_the_paper_preset_is_section_3_2():
+    args = parse(["--manifest", "m.csv", "--out", "o", "--paper"])
+    wanted = {
+        "schedule": "constant", "validation": False, "lr": 1e-3, "weight_decay": 1e-6,
+        "batch_size": 32, "epochs": 60, "seed": 987654, "train_stride": 1.0, "test_stride": 0.4,
+        "threshold": 0.7, "alpha": 2.0,
+    }  # fmt: skip
+    assert {key: getattr(args, key) for key in wanted} == wanted
+    assert rates(args) == [1e-3] * 60
+
+
+def rates(args):
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=args.lr)
+    scheduler = train.make_schedule(optimizer, args, args.epochs)
+    seen = []
+    for _ in range(args.epochs):
+        seen.append(scheduler.get_last_lr()[0])
+        optimizer.step()
+        scheduler.step()
+    return seen
+
+
+def test_the_recommended_rate_falls_by_half_a_cosine():
+    args = parse(["--manifest", "m.csv", "--out", "o", "--epochs", "4"])
+    assert args.validation
+    assert rates(args) == pytest.approx([1e-3, 0.85355339e-3, 0.5e-3, 0.14644661e-3])
+
+
+def test_one_cycle_rises_to_the_rate_given_and_falls_below_its_start():
+    args = parse(["--manifest", "m.csv", "--out", "o", "--onecycle", "--lr", "0.01"])
+    assert not args.validation
+    assert args.label_smoothing == 0.1
+    seen = rates(args)
+    assert len(seen) == 12
+    assert max(seen) == pytest.approx(0.01, rel=0.05)
+    assert seen[-1] < seen[0] < max(seen)
+
+
+def test_validation_speakers_are_refused_where_speakers_are_not_apart(capsys):
+    with pytest.raises(SystemExit):
+        parse(["--manifest", "m.csv", "--out", "o", "--protocol", "leaky-segment"])
+    assert "add --no-validation" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("protocol", ["leaky-utterance", "leaky-segment"])
+def test_a_leaky_protocol_says_so_and_leaks_what_its_name_says(small, tmp_path, protocol):
+    more = ("--protocol", protocol, "--onecycle", "--epochs", 1, "--attention", "none")
+    result = train.main(flags(small, tmp_path, *more, "--precision", "bf16-mixed"))
+    assert {row["protocol"] for row in result} == {protocol}
+    args = parse(flags(small, tmp_path, *more))
+    corpus, data = load(args)
+    for what, leaks in (("speaker", True), ("utterance", False)):
+        both = set(getattr(data["train"], what).tolist()) & set(
+            getattr(data["test"], what).tolist()
+        )
+        assert bool(both) == leaks, what
+    clips = {name: {corpus.utterances[i].id.split("#")[0] for i in part.utterance.tolist()}
+             for name, part in data.items()}  # fmt: skip
+    assert bool(clips["train"] & clips["test"]) == (protocol == "leaky-segment")
+
+
+def test_the_folder_of_another_run_is_refused(small, tmp_path):
+    common = ("--epochs", 1, "--attention", "none", "--batch-size", 32)
+    train.main(flags(small, tmp_path, *common))
+    with pytest.raises(SystemExit, match=r"another run \(lr: 0.001 there, 0.1 now\)"):
+        train.main(flags(small, tmp_path, *common, "--lr", 0.1))
+
+
+@pytest.mark.parametrize("more", [(), ("--skip-bad",)])
+def test_an_unwritable_folder_cannot_be_skipped(small, tmp_path, more):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CorpusError, match=r"--out .*file/run cannot be written .* name another"):
+        train.main(flags(small, tmp_path / "file" / "run", *more))
+
+
+def test_bad_clips_end_the_command_with_one_list_and_no_traceback(small, tmp_path):
+    table = small.read_text().splitlines()
+    bad = tmp_path / "manifest.csv"
+    table[1] = table[1].replace("synthetic_S01", "missing_S01")
+    silent = small.parent / "silent.wav"
+    silent.write_bytes(b"")
+    table[2] = f"{silent},{table[2].split(',', 1)[1]}"
+    bad.write_text("\n".join(r.replace("S0", f"{small.parent}/S0", 1) for r in table) + "\n")
+    (tmp_path / "file").write_text("")
+    command = [sys.executable, "-m", "examples.ser.train", *flags(bad, tmp_path / "file" / "run")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "3 problem(s)" in done.stderr
+    assert "cannot be written" in done.stderr
+    assert "missing_S01" in done.stderr
+    assert "silent.wav" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_other_augmentations_change_the_batch_and_go_with_aam(small, tmp_path):
+    args = parse([*flags(small, tmp_path), "--augment", "mixup", "crop", "spec-augment"])
+    x, y = torch.randn(8, 1, 39, 200), torch.arange(8) % 4
+    mixed, target = train.make_augment(args, 4)(x, y, torch.Generator().manual_seed(0))
+    assert target.shape == (8, 4)
+    assert not torch.equal(mixed, x)
+    plain = train.make_augment(parse(flags(small, tmp_path)), 4)
+    assert plain(x, y, torch.Generator()) == (x, y)
+    more = ("--augment", "mixup", "--aam", "--epochs", 1, "--attention", "none", "--no-validation")
+    result = train.main(flags(small, tmp_path, *more))
+    assert result[0]["augmentation"] == "mixup + aam"
