@@ -30,9 +30,9 @@ from benchmarks.harness import (
     settle,
     spread,
 )
-from examples.ser.data.features import Segments
+from examples.provenance import write_csv
+from examples.ser.data.segments import Segments
 from examples.ser.run.flags import network, parse
-from examples.ser.run.record import write_csv
 from examples.ser.train import make_augment, make_schedule, train_epoch
 from icasa import soft_cross_entropy
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from benchmarks import aam_step, layers, mixup, training
 from benchmarks.harness import RESULTS, parser, settle
-from examples.ser.run.record import read_csv
+from examples.provenance import read_csv
 
 BENCHMARKS = (layers, mixup, aam_step, training)
 

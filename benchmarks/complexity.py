@@ -29,8 +29,8 @@ from benchmarks.harness import (
     settle,
     spread,
 )
+from examples.provenance import read_csv, write_csv
 from examples.ser.model.macnn import ATTENTION, MACNN
-from examples.ser.run.record import read_csv, write_csv
 from icasa import CA, CBAM, ECA, ICA, ICASA, SA, SE, DepthwiseSeparableConv
 
 PAPER = Path(__file__).parent / "table20.csv"

@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from examples.ser.run.record import git_commit
+from examples.provenance import git_commit
 
 RESULTS = Path(__file__).parent / "results"
 BLOCK = 2e-3  # seconds: a shorter call is repeated until a round of it takes as long

@@ -32,8 +32,8 @@ from benchmarks.harness import (
     use_path,
 )
 from benchmarks.peers import OFFICIAL, Bottleneck, Official, timm_layers
+from examples.provenance import write_csv
 from examples.ser.model.macnn import MACNN
-from examples.ser.run.record import write_csv
 from icasa import CA, CBAM, ECA, ICA, ICASA, SA, SE, from_peer
 
 LAYERS: dict[str, Any] = {

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from benchmarks.figures import grid, legend, lines, save
 from benchmarks.harness import Case, Row, Settings, measure, parser, settle, spread
-from examples.ser.run.record import write_csv
+from examples.provenance import write_csv
 from icasa import AAM
 
 CLASSES = 4

@@ -26,8 +26,8 @@ from benchmarks.harness import (
     spread,
     use_path,
 )
+from examples.provenance import write_csv
 from examples.ser.model.macnn import MACNN
-from examples.ser.run.record import write_csv
 from icasa import AAM, aam_loss, soft_cross_entropy
 
 CLASSES = 8

@@ -32,7 +32,7 @@ def main() -> None:
         results[name] = train.main([*corpus, *flags, "--out", str(out / name)])
 
     print("\n" + ("RAVDESS" if args.ravdess else "SYNTHETIC speech (no person spoke it)"), end=", ")
-    print("one fold, one seed, few epochs: a check that all runs, no result")
+    print("one fold, one seed, few epochs: a check that everything runs, not a result")
     print(f"{'run':<12}{'selected by':<20}{'epoch':>6}{'WA':>8}{'UA':>8}{'F1':>8}{'ECE':>8}")
     for name, rows in results.items():
         for row in rows:

@@ -1,64 +1,21 @@
-"""A corpus in one small file: its names and frames, for a machine that lacks the clips.
+"""Pack a corpus into one small file: its names and frames, for a machine without the clips.
 
     python -m examples.ser.packed --ravdess path/to/ravdess --out ravdess.npz
     python -m examples.ser.reproduce --packed ravdess.npz --table 8
 
-The MFCC of RAVDESS take 12 MB, as frames are kept in half precision: rows from it say `--packed`.
-The file holds features of the clips and falls under their licence.
+The MFCC of RAVDESS take 12 MB, for frames are stored in half precision; rows of such a run have
+`--packed` in their command. The file contains features of the clips and falls under their licence.
 """
 
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
-from examples.ser.data.corpora import Corpus, CorpusError, Utterance, load_manifest, load_ravdess
-from examples.ser.data.features import MFCC_39, Frames, load_frames
-from examples.ser.data.prosody import FEATURES
-
-FIELDS = ("id", "label", "speaker", "gender", "session")
-
-
-def pack(corpus: Corpus, frames: Frames, path: Path, features: str = MFCC_39.name) -> None:
-    """Write the corpus and its frames, which are of the feature set of that name."""
-    clips = corpus.utterances
-    blocks = [frames[clip.id] for clip in clips]
-    np.savez_compressed(
-        path,
-        name=np.array(corpus.name),
-        features=np.array(features),
-        labels=np.array(corpus.labels),
-        fold=np.array([clip.fold for clip in clips]),
-        lengths=np.array([block.shape[1] for block in blocks]),
-        static=np.concatenate(blocks, axis=1).astype(np.float16),  # (K, all frames)
-        **{field: np.array([getattr(clip, field) for clip in clips]) for field in FIELDS},
-    )
-
-
-def unpack(path: Path, features: str = MFCC_39.name) -> tuple[Corpus, Frames]:
-    """Read what `pack` wrote; the clips' paths are only names.
-
-    Raises:
-        CorpusError: no such file, another one, or one of other features.
-    """
-    try:
-        with np.load(path) as file:
-            table = dict(file)
-        columns = [table[field].tolist() for field in (*FIELDS, "fold")]
-        ends, static = np.cumsum(table["lengths"]), table["static"].astype(np.float32)
-        if table["features"] != features:
-            raise ValueError(f"wanted {features} features, got {table['features']}")
-    except (OSError, ValueError, KeyError) as error:
-        fault = f"{path}: is no packed corpus ({error!r}); write it by examples.ser.packed"
-        raise CorpusError("packed", [fault]) from error
-    clips = tuple(
-        Utterance(name, Path(name), label, speaker, gender, session, fold)
-        for name, label, speaker, gender, session, fold in zip(*columns, strict=True)
-    )
-    blocks = np.split(static, ends[:-1], axis=1)
-    frames = {clip.id: block for clip, block in zip(clips, blocks, strict=True)}
-    return Corpus(str(table["name"]), tuple(table["labels"].tolist()), clips), frames
+from examples.ser.data.features import FEATURES, MFCC_39
+from examples.ser.data.frames import load_frames
+from examples.ser.data.manifest import load_manifest
+from examples.ser.data.pack import pack
+from examples.ser.data.ravdess import load_ravdess
 
 
 def main(argv: Sequence[str] | None = None) -> None:

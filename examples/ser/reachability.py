@@ -1,20 +1,20 @@
-"""Which of the paper's RAVDESS numbers, and of ours, any result can have.
+"""Reachability: which of the paper's RAVDESS numbers, and of ours, a result can have.
 
 ``python -m examples.ser.reachability`` reads paper.csv and the tables of the grid, and writes
 results/reachability.csv.
 With c clips right out of n, WA is c / n; with six equal folds its average over the folds is too.
 UA is the mean of eight recalls, seven out of 192 clips and one out of 96, so a multiple of
 1 / (8 * 192); so is its average over folds, each of which has 32 clips of a class and 16 neutral
-ones. A number between two neighbours of these lattices was not printed from one such run.
+ones. A number between two neighbours of these lattices cannot come from one such run.
 """
 
 from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
+from examples.provenance import git_commit, read_csv, write_csv
+from examples.ser.grid.cells import RESULTS
 from examples.ser.grid.paper import PAPER
-from examples.ser.run.record import git_commit, read_csv, write_csv
-from examples.ser.tables import RESULTS
 
 SPEAKERS = {"all": 24, "male": 12, "female": 12}
 CLIPS = dict.fromkeys(
@@ -37,16 +37,15 @@ def reach(published: str, n: int, unit: int = 100) -> dict[str, Any]:
     """Say whether k / n rounds to a published number for some k, in exact arithmetic.
 
     Args:
-        published: the number as it is printed, for its digits count.
+        published: the number as printed, with all its digits.
         n: see :func:`denominator`.
-        unit: 100 if it is printed in percent, 1 if as a share.
+        unit: 100 if printed in percent, 1 if as a share.
 
     Returns:
         ``nearest`` k / n and its ``k``; ``gap`` to the printed number; ``reached``, whether it
-        rounds to it (a tie may go either way); ``cut``, whether it would with the leniency that
-        digits were cut off, or that each fold was rounded before the average; ``chance``, the
-        share of all such numbers that are reached; ``runs``, how many equal runs an average must at
-        least be over to print so.
+        rounds to it (a tie may go either way); ``cut``, whether it does if digits may be cut off,
+        or each fold rounded before the average; ``chance``, the share of all such numbers that
+        are reached; ``runs``, the fewest equal runs whose average can be printed so.
     """
     value = Fraction(published)
     half = Fraction(1, 2 * 10 ** max(0, -int(Decimal(published).as_tuple().exponent)))
@@ -65,14 +64,14 @@ def reach(published: str, n: int, unit: int = 100) -> dict[str, Any]:
 
 
 def published() -> list[dict[str, str]]:
-    """Return the paper's RAVDESS numbers that count right answers, where each first stands."""
+    """Return the paper's RAVDESS numbers that count right answers, where each first appears."""
     averages = {"macro average": "UA", "micro average": "WA"}
     found: dict[tuple[str, ...], dict[str, str]] = {}
     for row in read_csv(PAPER):
         if row["corpus"] != "ravdess" or row["table"] == "21":
             continue
         name, (*condition, measure) = row["row"], row["column"].split(" ")
-        # A gap between the genders is as fine as what either can score.
+        # A gap between the genders has the denominator of one gender.
         side = name.rpartition(" - ")[2]
         speakers, unit = side if side in {"male", "female"} else "all", "percent"
         if row["column"] == "recall":
@@ -90,7 +89,7 @@ def published() -> list[dict[str, str]]:
 
 
 def measured() -> list[dict[str, str]]:
-    """Return our own WA and UA over all folds and one seed, as the tables print them."""
+    """Return our WA and UA over all folds and one seed, as the tables print them."""
     return [
         {"table": str(int(table)), "row": f"{row['variant']}, {row['preset']}{row['epochs']}",
          "measure": measure, "speakers": "all", "unit": "percent", "published": row[measure]}
@@ -114,7 +113,7 @@ def main() -> list[dict[str, Any]]:
         some = [row for row in rows if row["source"] == source]
         reached, lenient = (sum(row[key] for row in some) for key in ("reached", "cut"))
         chance = sum(float(row["chance"]) for row in some)
-        print(f"{source}: {reached} of {len(some)} numbers can be had from one run of six folds,")
+        print(f"{source}: {reached} of {len(some)} numbers can come from one run of six folds,")
         print(f"  {lenient} with leniency, {chance:.1f} if their digits were arbitrary")
     return rows
 

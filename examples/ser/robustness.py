@@ -2,9 +2,9 @@
 
     python -m examples.ser.robustness --ravdess path/to/ravdess --runs runs/grid
 
-Every cell of the baseline and of AAM + ICASA that has its checkpoint in --runs is scored under each
-condition, with the features' statistics of its clean training data, and the posteriors are added to
-the cell's file in results/grid. Cells that have them already are skipped.
+Every cell of the baseline and of AAM + ICASA whose checkpoint is in --runs is scored under each
+condition, with the feature statistics of its clean training data, and the posteriors are added to
+the cell's file in results/grid. Cells that already have them are skipped.
 """
 
 import argparse
@@ -16,14 +16,18 @@ from typing import Any
 
 import torch
 
+from examples.provenance import git_commit, provenance
 from examples.ser.data.corpora import Corpus
 from examples.ser.data.degrade import CONDITIONS, degraded_frames
-from examples.ser.data.features import Frames, Standardizer, make_segments
-from examples.ser.data.load import read, split
-from examples.ser.reproduce import GRID, OURS, read_cells, trained, write_cell
+from examples.ser.data.frames import Frames
+from examples.ser.data.load import read
+from examples.ser.data.segments import make_segments
+from examples.ser.data.splits import split
+from examples.ser.data.standardize import Standardizer
+from examples.ser.grid.cells import GRID, OURS, read_cells, write_cell
 from examples.ser.run.evaluate import utterance_posteriors
 from examples.ser.run.flags import add_corpus
-from examples.ser.run.record import git_commit, provenance
+from examples.ser.run.record import load_trained
 
 SEED = 987654  # of the noise, the same for every model
 
@@ -32,12 +36,14 @@ def evaluate(
     record: Mapping[str, Any], folder: Path, corpus: Corpus, frames: Mapping[str, Frames]
 ) -> list[dict[str, Any]]:
     """Return the clips of a record with a posterior per condition."""
-    args, net = trained(record, folder)
+    args, net = load_trained(record, folder)
     parts = split(corpus, args.fold)
     standardizer = Standardizer(args.normalize).fit(parts.train, frames["clean"])
     clips = [dict(clip) for clip in record["utterances"]]
     if [u.id for u in parts.test] != [clip["id"] for clip in clips]:
-        raise ValueError(f"{folder}: its test clips are not those of fold {args.fold}")
+        raise ValueError(
+            f"{folder}: expected the test clips of fold {args.fold}, got others; give its corpus"
+        )
     for condition, degraded in frames.items():
         test = make_segments(
             corpus, parts.test, degraded, standardizer, stride_s=args.test_stride, tail=args.tail
@@ -49,9 +55,8 @@ def evaluate(
     return clips
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Score every cell that has a checkpoint and no scores yet."""
-    argv = sys.argv[1:] if argv is None else list(argv)
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """Read the flags."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     add_corpus(parser)
     parser.add_argument("--runs", type=Path, default=Path("runs/grid"))
@@ -59,7 +64,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--variants", nargs="+", default=list(OURS))
     args = parser.parse_args(argv)
     if args.packed:
-        parser.error("--packed holds no audio to degrade; name the clips")
+        parser.error("expected clips to degrade, got --packed features; give the corpus")
+    return args
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Score every cell that has a checkpoint and no scores yet."""
+    argv = sys.argv[1:] if argv is None else list(argv)
+    args = parse(argv)
     corpus, clean = read(args)
     frames = {"clean": clean}
     for condition in CONDITIONS:
@@ -67,10 +79,12 @@ def main(argv: Sequence[str] | None = None) -> None:
             _, frames[condition] = degraded_frames(
                 corpus, args.cache, condition, SEED, progress=not args.quiet
             )
-    facts = provenance("robustness", argv, SEED, torch.device("cpu")) | {"commit": git_commit()}
+    facts = provenance("examples.ser.robustness", argv, SEED, torch.device("cpu")) | {
+        "commit": git_commit()
+    }
     for path, (cell, record) in read_cells(args.grid).items():
         folder = args.runs / cell.name
-        todo = (cell.corpus, cell.protocol) == (corpus.name, "speaker") and cell.papers
+        todo = (cell.corpus, cell.protocol) == (corpus.name, "speaker") and cell.is_paper_model
         if (
             todo
             and cell.variant in args.variants

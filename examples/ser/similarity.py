@@ -2,9 +2,10 @@
 
     python -m examples.ser.similarity --ravdess path/to/ravdess
 
-For every threshold T and representation of a segment: the share of pairs that Eq. 1 admits, how
-many of those share their label and their speaker beside what chance gives, and how many samples
-find a partner in a batch. Pairs within one utterance are left out. Writes results/table05.csv.
+For every threshold T and representation of a segment: the share of pairs that Eq. 1 admits, the
+shares of those with equal label and with equal speaker, with their chance levels, and the share of
+samples that find a partner in a batch. Pairs within one utterance are left out. Writes
+results/table05.csv.
 """
 
 import argparse
@@ -16,16 +17,16 @@ from typing import Any
 
 import torch
 
-from examples.ser.data.features import Segments, Standardizer, make_segments
+from examples.provenance import git_commit, provenance, write_csv
 from examples.ser.data.load import read
+from examples.ser.data.segments import Segments, make_segments
+from examples.ser.data.standardize import Standardizer
+from examples.ser.grid.cells import RESULTS, THRESHOLDS
 from examples.ser.grid.paper import read_paper
-from examples.ser.reproduce import THRESHOLDS
 from examples.ser.run.flags import add_corpus
-from examples.ser.run.record import git_commit, provenance, write_csv
-from examples.ser.tables import RESULTS
 from icasa import AAM
 
-# Whose statistics standardise the MFCC ("all": of the whole corpus), and what is compared.
+# Statistics for the standardisation ("all": of the whole corpus), and what is compared.
 MODES = {"none": "none", "all": "train", "speaker": "speaker"}
 REPRESENTATIONS = [(n, r) for n in MODES for r in ("flat", "mean")]
 BATCH = 32
@@ -38,7 +39,7 @@ def draw(data: Segments, count: int, seed: int) -> Segments:
 
 
 def partner_rate(aam: AAM, data: Segments) -> float:
-    """Return the share of samples with a partner in a batch, over batches in turn."""
+    """Return the share of samples with a partner in a batch: the mean over consecutive batches."""
     whole = len(data) - len(data) % BATCH
     parts = zip(*(t[:whole].split(BATCH) for t in (data.x, data.y, data.utterance)), strict=True)
     rates = [aam.report(x, y, utterance=u).partner_rate for x, y, u in parts]
@@ -46,7 +47,7 @@ def partner_rate(aam: AAM, data: Segments) -> float:
 
 
 def measure(data: Segments, classes: int, representation: str, t: float) -> dict[str, Any]:
-    """Return one row: percentages, empty where no pair is admitted."""
+    """Return one row in percent, with empty cells where no pair is admitted."""
     aam = AAM(classes, threshold=t, representation=representation)
     report = aam.report(data.x, data.y, speaker=data.speaker, utterance=data.utterance)
     shares = report._asdict() | {"partner_rate": partner_rate(aam, data)}
@@ -59,19 +60,24 @@ def measure(data: Segments, classes: int, representation: str, t: float) -> dict
     }
 
 
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """Read the flags."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    add_corpus(parser)
+    parser.add_argument("--segments", type=int, default=4096, help="at most so many, at random")
+    parser.add_argument("--seed", type=int, default=987654)
+    parser.add_argument("--out", type=Path, default=RESULTS / "table05.csv")
+    return parser.parse_args(argv)
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure every threshold and representation."""
     argv = sys.argv[1:] if argv is None else list(argv)
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    add_corpus(parser)
-    parser.add_argument("--segments", type=int, default=4096, help="at most so many, drawn")
-    parser.add_argument("--seed", type=int, default=987654)
-    parser.add_argument("--out", type=Path, default=RESULTS / "table05.csv")
-    args = parser.parse_args(argv)
+    args = parse(argv)
     corpus, frames = read(args)
     paper = read_paper()
     facts = {"corpus": corpus.name, "commit": git_commit()}
-    facts |= provenance("similarity", argv, args.seed, torch.device("cpu"))
+    facts |= provenance("examples.ser.similarity", argv, args.seed, torch.device("cpu"))
     rows = []
     for normalize, representation in REPRESENTATIONS:
         standardizer = Standardizer(MODES[normalize]).fit(corpus.utterances, frames)

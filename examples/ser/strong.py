@@ -1,14 +1,14 @@
-r"""What the recipe ``--strong`` reaches, and what ICASA and AAM bring to it, over folds and seeds.
+r"""Results of the preset ``--strong``, and the gains of ICASA and AAM, over folds and seeds.
 
     python -m examples.ser.reproduce --ravdess path/to/ravdess --table separate --preset strong \
         --epochs 30 --seeds 1 2 3
     python -m examples.ser.strong
 
 Reads results/grid and writes results/strong.csv: WA and UA over all clips, as mean and sample SD
-over the seeds that have every fold, those of the seeds' mean posterior, and the difference to the
-same network without attention and AAM: its interval over speakers, and what each seed gained. Where
-runs/grid has its checkpoint, results/strong.pt is the network of fold 0 and the first seed, for
-`load`.
+over the seeds that have every fold, those of the seeds' mean posterior, and the difference from the
+same network without attention and AAM: its interval over speakers, and the gain of each seed. Where
+runs/grid has its checkpoint, the network of fold 0 and the first seed is exported to
+results/strong.pt, for `load`.
 """
 
 import argparse
@@ -19,20 +19,22 @@ import numpy as np
 import torch
 from torch import nn
 
-from examples.ser.grid.runs import Row, Runs, read_grid, shared
+from examples.provenance import Row
+from examples.ser.grid.cells import GRID, RESULTS
+from examples.ser.grid.runs import Runs, on_common_seeds, read_grid
 from examples.ser.grid.significance import compare, join_runs
-from examples.ser.reproduce import GRID, restore, trained
 from examples.ser.run.evaluate import scores
-from examples.ser.tables import RESULTS, write
+from examples.ser.run.record import load_trained, restore
+from examples.ser.tables import write
 
 MEASURES = ("WA", "UA")
 RUNS = Path("runs/grid")
 CHECKPOINT = RESULTS / "strong.pt"
-SHIPPED = "none"  # chosen before the test folds were scored, by validation speakers (docs/log.md)
+EXPORTED = "none"  # chosen before the test folds were scored, by validation speakers (docs/log.md)
 
 
 def accuracy(seeds: Mapping[int, Runs]) -> dict[str, float]:
-    """WA and UA of all clips: the mean; of several seeds their SD and their mean posterior's."""
+    """Return WA and UA of all clips: the mean; with several seeds also SD and ensemble."""
     single = [scores(*runs.pooled(), runs.labels) for runs in seeds.values()]
     posteriors, classes = zip(*(sorted_clips(runs) for runs in seeds.values()), strict=True)
     together = scores(np.mean(posteriors, axis=0), classes[0], next(iter(seeds.values())).labels)
@@ -47,15 +49,15 @@ def accuracy(seeds: Mapping[int, Runs]) -> dict[str, float]:
 
 
 def sorted_clips(runs: Runs) -> tuple[np.ndarray, np.ndarray]:
-    """Posteriors and classes in the order of the clips' names, the same for every seed."""
+    """Return posteriors and classes in the order of the clips' ids, the same for every seed."""
     order = np.argsort([clip["id"] for r in runs.records for clip in r["utterances"]])
     posterior, y = runs.pooled()
     return posterior[order], y[order]
 
 
 def gain(ours: Runs, base: Runs) -> Row:
-    """UA gained over `base` over the seeds that both have: all of them together, then each."""
-    if (sides := shared(ours, base)) is None:
+    """Return the gain in UA over `base`, of the common seeds together and of each."""
+    if (sides := on_common_seeds(ours, base)) is None:
         return {}
     row = compare(*(join_runs(side.records) for side in sides), metric="UA")
     names = {"difference": "UA gained", "low": "low", "high": "high", "permutation_p": "p"}
@@ -67,19 +69,19 @@ def gain(ours: Runs, base: Runs) -> Row:
     return out | {"UA gained by seed": " ".join(f"{value:.2f}" for value in single)}
 
 
-def ship(runs: Runs, folder: Path, path: Path) -> None:
-    """Write the first run's weights, with the command that made them and the labels."""
+def export(runs: Runs, folder: Path, path: Path) -> None:
+    """Write the first run's weights, with its training command and the labels."""
     record = runs.records[0]
-    _, net = trained(record, folder)
-    shipped = {"command": record["run"]["command"], "labels": list(record["labels"])}
-    torch.save(shipped | {"model": net.state_dict()}, path)
+    _, net = load_trained(record, folder)
+    facts = {"command": record["run"]["command"], "labels": list(record["labels"])}
+    torch.save(facts | {"model": net.state_dict()}, path)
 
 
 def load(path: Path = CHECKPOINT) -> tuple[argparse.Namespace, list[str], nn.Module]:
-    """Return the flags, the labels and the network of what `ship` wrote."""
-    shipped = torch.load(path, weights_only=True)
-    args, net = restore(shipped["command"], shipped["labels"], shipped["model"])
-    return args, shipped["labels"], net
+    """Return the flags, the labels and the network of an exported file."""
+    saved = torch.load(path, weights_only=True)
+    args, net = restore(saved["command"], saved["labels"], saved["model"])
+    return args, saved["labels"], net
 
 
 def main() -> None:
@@ -87,7 +89,7 @@ def main() -> None:
     grid = read_grid(GRID)
     rows = []
     for key, runs in grid.items():
-        if runs.cell.papers or runs.cell.protocol != "speaker" or not runs.seeds:
+        if runs.cell.is_paper_model or runs.cell.protocol != "speaker" or not runs.seeds:
             continue
         row = {"variant": runs.cell.variant} | accuracy(runs.seeds)
         base = grid.get((*key[:3], "none"))
@@ -97,8 +99,8 @@ def main() -> None:
         rows.append(shown | runs.facts())
         first = next(iter(runs.seeds.values()))
         folder = RUNS / first.cell.name
-        if runs.cell.variant == SHIPPED and (folder / "checkpoint.pt").exists():
-            ship(first, folder, CHECKPOINT)
+        if runs.cell.variant == EXPORTED and (folder / "checkpoint.pt").exists():
+            export(first, folder, CHECKPOINT)
     write("strong", rows)
 
 

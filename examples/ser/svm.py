@@ -1,17 +1,17 @@
-"""A simple reference under every protocol: an SVM on the statistics of segments.
+"""A simple baseline with every protocol: an SVM on the statistics of segments.
 
     python -m examples.ser.svm --ravdess path/to/ravdess
 
-Mean, standard deviation, minimum and maximum of each row of a segment over its valid frames,
-standardised, into an RBF support vector machine with scikit-learn's default C and gamma: nothing is
-tuned. A clip's decision is the mean of its segments', as Algorithm 2 averages posteriors. Writes
-results/svm.csv.
+The mean, standard deviation, minimum and maximum of each row of a segment over its valid frames are
+standardised and classified by an RBF support vector machine with scikit-learn's default C and
+gamma: nothing is tuned. A clip's decision is the mean of its segments', as Algorithm 2 averages
+posteriors. Writes results/svm.csv.
 """
 
+import argparse
 import itertools
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -20,14 +20,15 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
-from examples.ser.data.features import Segments
-from examples.ser.data.load import PROTOCOLS, load
-from examples.ser.run.flags import parse
-from examples.ser.run.record import git_commit, provenance, write_csv
+from examples.provenance import git_commit, provenance, write_csv
+from examples.ser.data.load import load
+from examples.ser.data.segments import Segments
+from examples.ser.data.splits import PROTOCOLS
+from examples.ser.grid.cells import RESULTS
+from examples.ser.run import flags
 
-RESULTS = Path(__file__).parent / "results"
 PROSODY = ["--features", "prosody", "--train-stride", "1.6", "--test-stride", "0.8"]
-# The paper's features and training stride, then with one as fine as its test stride; others.
+# The paper's features and training stride; with its test stride in training; other features.
 INPUTS = (
     [],
     ["--train-stride", "0.4"],
@@ -38,7 +39,7 @@ INPUTS = (
 
 
 def statistics(data: Segments) -> np.ndarray:
-    """Return mean, deviation, minimum and maximum over the valid frames: (S, 4 * 39)."""
+    """Return mean, standard deviation, minimum and maximum of each row: (S, 4 * rows)."""
     rows = []
     for x, valid in zip(data.x[:, 0], data.valid.tolist(), strict=True):
         frames = x[:, :valid]
@@ -48,7 +49,7 @@ def statistics(data: Segments) -> np.ndarray:
 
 
 def score(train: Segments, test: Segments) -> dict[str, float]:
-    """Fit on the training segments; WA and UA in percent over the test utterances."""
+    """Fit on the training segments; return WA and UA in percent over the test utterances."""
     machine = make_pipeline(StandardScaler(), SVC(decision_function_shape="ovr"))
     machine.fit(statistics(train), train.y.numpy())
     decision = torch.from_numpy(machine.decision_function(statistics(test)))
@@ -62,13 +63,17 @@ def score(train: Segments, test: Segments) -> dict[str, float]:
     }
 
 
+def parse(argv: Sequence[str], more: Sequence[str] = ()) -> argparse.Namespace:
+    """Read flags of `examples.ser.train`, with `more` of them for one input and protocol."""
+    return flags.parse([*argv, *more, "--onecycle", "--out", "runs/svm"])
+
+
 def main(argv: Sequence[str] | None = None) -> None:
-    """Score every input, protocol and fold; the flags are those of `examples.ser.train`."""
+    """Score every input, protocol and fold."""
     argv = sys.argv[1:] if argv is None else list(argv)
     rows = []
     for kind, protocol in itertools.product(INPUTS, PROTOCOLS):
-        flags = [*argv, *kind, "--protocol", protocol, "--onecycle", "--out", "runs/svm"]
-        args = parse(flags)
+        args = parse(argv, [*kind, "--protocol", protocol])
         fold, folds = 0, 1
         while fold < folds:
             args.fold = fold
@@ -78,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             row |= {"normalisation": args.normalize, "stride (s)": args.train_stride, "fold": fold}
             row |= score(data["train"], data["test"])
             print("  ".join(f"{k} {v}" for k, v in row.items()), flush=True)
-            facts = provenance("svm", argv, args.seed, torch.device("cpu"))
+            facts = provenance("examples.ser.svm", argv, args.seed, torch.device("cpu"))
             rows.append(row | {"commit": git_commit()} | facts)
             fold += 1
     write_csv(RESULTS / "svm.csv", rows)

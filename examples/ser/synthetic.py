@@ -4,7 +4,7 @@
 16 kHz and OUT/manifest.csv. No person spoke them: a source-filter voice (a glottal pulse train
 with jitter and breath noise, through formant resonators, in a syllable rhythm) whose pitch, rate,
 energy and formants vary with speaker and emotion. Accuracy on it says that the recipe learns, and
-nothing about emotion in speech. The corpus is called "synthetic" wherever it shows.
+nothing about emotion in speech. The corpus is named "synthetic" in all rows.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ BANDWIDTHS = np.array([80.0, 100.0, 140.0, 200.0])  # Hz
 
 @dataclass(frozen=True)
 class Style:
-    """How an emotion moves a voice, relative to the speaker's own."""
+    """How an emotion changes a voice, relative to the speaker's neutral one."""
 
     pitch: float  # factor on the mean fundamental frequency
     swing: float  # pitch movement, as a share of the mean
     rate: float  # syllables per second
     level: float  # dB
-    tilt: float  # pole of the glottal low-pass: the nearer to 1, the duller
+    tilt: float  # pole of the glottal low-pass: duller towards 1
     formant: float  # factor on the first formant (an open mouth raises it)
     jitter: float  # pitch noise, as a share
     breath: float  # noise in the source, as a share of the pulses
@@ -53,7 +53,7 @@ STYLES = {
     "sad": Style(0.92, 0.05, 3.2, -7.0, 0.955, 0.96, 0.015, 0.10),
     "angry": Style(1.15, 0.16, 5.0, 3.0, 0.87, 1.12, 0.025, 0.04),
 }
-SPREAD = 0.25  # how far a clip wanders from its style towards the others: keeps the task hard
+SPREAD = 0.25  # how far a clip's style varies towards the others: keeps the task hard
 
 
 def _voice(speaker: int, seed: int) -> dict[str, float]:
@@ -70,7 +70,7 @@ def _voice(speaker: int, seed: int) -> dict[str, float]:
 
 
 def _wander(label: str, rng: np.random.Generator) -> Style:
-    """Draw a clip's style: its emotion's, moved towards the others' by a random amount."""
+    """Draw a clip's style: its emotion's, varied at random towards the others'."""
     table = np.array([list(vars(style).values()) for style in STYLES.values()])
     own = np.array(list(vars(STYLES[label]).values()))
     drawn = own + SPREAD * rng.normal(size=own.shape) * table.std(axis=0)
@@ -86,12 +86,12 @@ def synthesize(label: str, speaker: int, take: int, seed: int = 0) -> np.ndarray
     voice, style = _voice(speaker, seed), _wander(label, rng)
     n = int(RATE * rng.uniform(*DURATION))
     time = np.arange(n) / RATE
-    # Rhythm: one bump of energy per syllable, each with its own vowel.
+    # Rhythm: one rise and fall of energy per syllable, each with its own vowel.
     beat = time * style.rate * voice["rate"] + rng.uniform()
     syllable = beat.astype(int)
     gate = np.sin(np.pi * (beat % 1.0)) ** 0.7
     vowel = rng.integers(len(VOWELS), size=syllable[-1] + 1)[syllable]  # (n,)
-    # Source: a pulse wherever the phase of the pitch contour passes a whole number.
+    # Source: a pulse wherever the phase of the pitch contour passes an integer.
     accent = rng.normal(size=syllable[-1] + 1)[syllable]
     melody = np.sin(2 * np.pi * beat / 2.7) + 0.5 * accent - time / time[-1]
     noise = lfilter([0.02], [1, -0.98], rng.normal(size=n)) * 10
@@ -101,7 +101,7 @@ def synthesize(label: str, speaker: int, take: int, seed: int = 0) -> np.ndarray
     source = (pulses + style.breath * 0.3 * rng.normal(size=n)) * gate
     pole = min(style.tilt + voice["tilt"], 0.99)
     source = lfilter([1 - pole], [1, -pole], source)
-    # Filter: every vowel's resonators run over the syllables that have it.
+    # Filter: the resonators of each vowel over its syllables.
     wave = np.zeros(n)
     for index, formants in enumerate(VOWELS * voice["tract"]):
         if (vowel == index).any():
@@ -129,8 +129,10 @@ def write_synthetic(
     Speakers alternate male and female; each pair is a fold.
     """
     if speakers < 4 or speakers % 2 or per_class < 1:
-        came = f"came {speakers} speakers, {per_class} per class"
-        raise ValueError(f"wanted an even number of 4 or more speakers and 1 or more clips; {came}")
+        raise ValueError(
+            f"expected an even number of 4 speakers or more and 1 clip or more per class, got "
+            f"{speakers} and {per_class}; raise --speakers or --per-class"
+        )
     out = Path(out)
     rows = []
     for speaker in range(speakers):
@@ -151,7 +153,7 @@ def write_synthetic(
 
 
 def main() -> None:
-    """Write the corpus and say what it is."""
+    """Write the corpus."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("out", type=Path, help="folder to write to")
     parser.add_argument("--speakers", type=int, default=8, help="even, half of them women (8)")

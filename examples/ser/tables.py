@@ -1,28 +1,26 @@
 """Tables 6 to 19 of the paper and the protocol study, from the grid's predictions alone.
 
 ``python -m examples.ser.tables`` reads results/grid/*.json.gz and results/svm.csv and writes
-results/table*.csv, results/protocol.csv and the pictures, the paper's numbers beside ours.
+results/table*.csv, results/protocol.csv and the pictures, with the paper's numbers and ours.
 """
 
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from statistics import mean, stdev
 
 import numpy as np
 from sklearn.metrics import precision_recall_fscore_support
 
+from examples.provenance import Row, read_csv, write_csv
 from examples.ser.grid.calibration import calibrated, calibration, draw_calibration
-from examples.ser.grid.paper import beside, literature, read_paper
-from examples.ser.grid.runs import Grid, Row, Runs, read_grid, shared
-from examples.ser.grid.significance import METRICS, between, compare, holm, join_runs
-from examples.ser.reproduce import ATTENTIONS, GRID, OURS, TABLES
+from examples.ser.grid.cells import ATTENTIONS, GRID, OURS, RESULTS, TABLES
+from examples.ser.grid.paper import literature, read_paper, with_paper
+from examples.ser.grid.runs import Grid, Runs, on_common_seeds, read_grid
+from examples.ser.grid.significance import METRICS, compare, compare_groups, holm, join_runs
 from examples.ser.run import figures
 from examples.ser.run.evaluate import confusion, scores
-from examples.ser.run.record import read_csv, write_csv
 
-RESULTS = Path(__file__).parent / "results"
 ORACLE = "test-best (oracle)"
 ACCURACY = ("6", "7", "8", "9", "10", "11", "12")
 LAYERS = {"iemocap": "11", "ravdess": "12"}  # one table for each corpus
@@ -30,7 +28,7 @@ CONDITIONS = {
     "15": ("clean", "awgn20", "awgn10", "awgn0"),
     "16": ("clean", "mp3-128k", "reverb-0.3s"),
 }
-AGAINST = {  # Table 19: what each of the paper's parts brings, and to what
+AGAINST = {  # Table 19: the variants compared with each baseline
     "none": ("icasa+aam", "icasa", "none+aam", "none+aam-random", "none+aam-unweighted"),
     "none+aam": tuple(f"{name}+aam" for name in ATTENTIONS if name != "none"),
 }
@@ -47,20 +45,20 @@ def averages(rows: Sequence[Row], labels: Sequence[str]) -> dict[str, float]:
 
 
 def accuracy(table: str, grid: Grid) -> list[Row]:
-    """Tables 6 to 12: a row per variant, the mean over folds and its spread."""
+    """Tables 6 to 12: a row per variant, with mean and SD over folds."""
     variants, (protocol,) = TABLES[table]
     corpora = [corpus for corpus, number in LAYERS.items() if number == table] or list(LAYERS)
     return [
         {"corpus": key[0], "variant": key[3]}
-        | beside(table, key[0], key[3], averages(runs.by_fold(), runs.labels)) | runs.facts()
+        | with_paper(table, key[0], key[3], averages(runs.by_fold(), runs.labels)) | runs.facts()
         for variant in variants
         for key, runs in grid.items()
-        if runs.cell.family in corpora and key[1] == protocol and key[3] == variant
+        if runs.cell.base_corpus in corpora and key[1] == protocol and key[3] == variant
     ]  # fmt: skip
 
 
-def named(runs: Runs, grid: Grid) -> str:
-    """Return the variant, with its corpus and budget where the grid has several."""
+def run_name(runs: Runs, grid: Grid) -> str:
+    """Name runs by their variant, with corpus and budget where the grid has several."""
     cell, cells = runs.cell, [other.cell for other in grid.values()]
     parts = [cell.variant]
     if len({other.corpus for other in cells}) > 1:
@@ -72,13 +70,13 @@ def named(runs: Runs, grid: Grid) -> str:
     return ", ".join(parts)
 
 
-def reported(runs: Runs) -> bool:
-    """Whether Tables 13, 17 and 18 are of this variant: they show the full model alone."""
+def is_reported(runs: Runs) -> bool:
+    """Whether the paper's Tables 13, 17 and 18 are of this variant: the full model."""
     return runs.cell.variant == OURS[1]
 
 
-def ours(grid: Grid, variants: Iterable[str] = OURS) -> list[Runs]:
-    """Return speaker-independent runs that have all folds: the baseline and AAM + ICASA."""
+def complete_runs(grid: Grid, variants: Iterable[str] = OURS) -> list[Runs]:
+    """Return speaker-independent runs with all folds: by default the baseline and AAM + ICASA."""
     return [
         runs for variant in variants for key, runs in grid.items()
         if key[1] == "speaker" and key[3] == variant and runs.complete
@@ -88,7 +86,7 @@ def ours(grid: Grid, variants: Iterable[str] = OURS) -> list[Runs]:
 def table13(grid: Grid) -> list[Row]:
     """Precision, recall and F1 by class, of the pooled predictions."""
     rows = []
-    for runs in ours(grid):
+    for runs in complete_runs(grid):
         posterior, y = runs.pooled()
         found = precision_recall_fscore_support(y, posterior.argmax(1), zero_division=0.0)
         columns = ("precision", "recall", "F1")
@@ -98,7 +96,7 @@ def table13(grid: Grid) -> list[Row]:
         for name, values in lines.items():
             head = {"corpus": runs.cell.corpus, "variant": runs.cell.variant, "class": name}
             measured = dict(zip(columns, values, strict=True))
-            shown = beside("13" * reported(runs), runs.cell.corpus, name, measured, 3)
+            shown = with_paper("13" * is_reported(runs), runs.cell.corpus, name, measured, 3)
             rows.append(head | shown | runs.facts())
     return rows
 
@@ -106,13 +104,13 @@ def table13(grid: Grid) -> list[Row]:
 def table14(grid: Grid) -> list[Row]:
     """Calibration of the pooled predictions."""
     rows = []
-    for runs in ours(grid):
+    for runs in complete_runs(grid):
         head = {"corpus": runs.cell.corpus, "variant": runs.cell.variant}
         found = calibration(*runs.pooled())
         values = {name: found[name] for name in ("ECE", "MCE", "Brier")}
         values["high confidence accuracy"] = 100 * found["confident_accuracy"]
         head["confident"] = found["confident"]
-        shown = beside("14", head["corpus"], head["variant"], values, 4)
+        shown = with_paper("14", head["corpus"], head["variant"], values, 4)
         low, high = calibrated(runs.pooled()[0])
         shown["ECE if calibrated"] = f"{low:.4f} to {high:.4f}"
         rows.append(head | shown | runs.facts())
@@ -122,40 +120,47 @@ def table14(grid: Grid) -> list[Row]:
 def robustness(table: str, grid: Grid) -> list[Row]:
     """Tables 15 and 16: WA and UA of the pooled predictions by condition."""
     rows = []
-    for runs in ours(grid):
+    for runs in complete_runs(grid):
         base = grid.get((*runs.cell.group[:3], OURS[0]))
         for condition in CONDITIONS[table]:
-            if not runs.heard(condition):
+            if not runs.has_condition(condition):
                 continue
             result = scores(*runs.pooled(condition), runs.labels)
             values = {f"{condition} {measure}": result[measure] for measure in ("WA", "UA")}
-            shown = beside(table, runs.cell.corpus, runs.cell.variant, values)
+            shown = with_paper(table, runs.cell.corpus, runs.cell.variant, values)
             short = {key.removeprefix(f"{condition} "): value for key, value in shown.items()}
-            if reported(runs) and base and base.heard(condition) and (both := shared(runs, base)):
+            if (
+                is_reported(runs)
+                and base
+                and base.has_condition(condition)
+                and (both := on_common_seeds(runs, base))
+            ):
                 found = compare(*(join_runs(side.records, condition) for side in both))
                 names = {"difference": "WA gained", "low": "low", "high": "high"}
                 short |= {name: f"{found[key]:.2f}" for key, name in names.items()}
             head = {"corpus": runs.cell.corpus, "variant": runs.cell.variant}
-            rows.append(head | {"condition": condition} | short | runs.facts() | runs.scored())
+            rows.append(
+                head | {"condition": condition} | short | runs.facts() | runs.scoring_facts()
+            )
     return rows
 
 
 def gender(grid: Grid) -> list[Row]:
-    """Table 17: scores by the speaker's gender, and how far apart they are."""
+    """Table 17: scores by the speaker's gender, and their difference."""
     rows = []
-    for runs in ours(grid):
+    for runs in complete_runs(grid):
         head = {"corpus": runs.cell.corpus, "variant": runs.cell.variant}
-        table, sides = "17" * reported(runs), ("female", "male")
+        table, sides = "17" * is_reported(runs), ("female", "male")
         for name in sides:
             found = scores(*runs.pooled(gender=name), runs.labels)
-            shown = beside(table, head["corpus"], name, {m: found[m] for m in METRICS})
+            shown = with_paper(table, head["corpus"], name, {m: found[m] for m in METRICS})
             rows.append(head | {"gender": name} | shown | runs.facts())
         gaps = {
-            m: between(*(join_runs(runs.records, gender=side) for side in sides), metric=m)
+            m: compare_groups(*(join_runs(runs.records, gender=side) for side in sides), metric=m)
             for m in METRICS
         }
         name = " - ".join(sides)
-        shown = beside(table, head["corpus"], name, {m: gaps[m]["difference"] for m in METRICS})
+        shown = with_paper(table, head["corpus"], name, {m: gaps[m]["difference"] for m in METRICS})
         ends = {f"{m} {end}": f"{gaps[m][end]:.2f}" for m in METRICS for end in ("low", "high")}
         rows.append(head | {"gender": name} | shown | ends | runs.facts())
     return rows
@@ -164,8 +169,8 @@ def gender(grid: Grid) -> list[Row]:
 def table18(grid: Grid) -> list[Row]:
     """F1 by class and gender, clean and at 10 dB."""
     rows = []
-    for runs in ours(grid):
-        if not runs.heard("awgn10"):
+    for runs in complete_runs(grid):
+        if not runs.has_condition("awgn10"):
             continue
         head = {"corpus": runs.cell.corpus, "variant": runs.cell.variant}
         for name in ("male", "female"):
@@ -178,21 +183,21 @@ def table18(grid: Grid) -> list[Row]:
                     f"{name} clean F1": clean[f"F1_{label}"],
                     f"{name} awgn10 F1": noisy[f"F1_{label}"],
                 }
-                shown = beside("18" * reported(runs), head["corpus"], label, values)
+                shown = with_paper("18" * is_reported(runs), head["corpus"], label, values)
                 short = {key.removeprefix(f"{name} "): v for key, v in shown.items()}
-                facts = runs.facts() | runs.scored()
+                facts = runs.facts() | runs.scoring_facts()
                 rows.append(head | {"gender": name, "class": label} | short | facts)
     return rows
 
 
 def table19(grid: Grid) -> list[Row]:
-    """Test what AAM, ICASA and their parts bring; Holm's families hold every budget."""
+    """Test the gains of AAM, ICASA and their parts; a family of Holm's spans all budgets."""
     families: dict[tuple[str, str], list[Row]] = defaultdict(list)
-    for base in ours(grid, AGAINST):
-        for runs in ours(grid, AGAINST[base.cell.variant]):
+    for base in complete_runs(grid, AGAINST):
+        for runs in complete_runs(grid, AGAINST[base.cell.variant]):
             if (runs.cell.corpus, runs.cell.budget) != (base.cell.corpus, base.cell.budget):
                 continue
-            if (sides := shared(runs, base)) is None:
+            if (sides := on_common_seeds(runs, base)) is None:
                 continue
             head = {"corpus": runs.cell.corpus, "ours": runs.cell.variant}
             for metric in METRICS:
@@ -203,13 +208,13 @@ def table19(grid: Grid) -> list[Row]:
     rows = [row for family in families.values() for row in holm(family)]
     return [
         {key: f"{value:.4g}" if isinstance(value, float) else value for key, value in row.items()}
-        | {f"{name} (paper)": value for name, value in claimed(row).items()}
+        | {f"{name} (paper)": value for name, value in paper_row(row).items()}
         for row in rows
     ]
 
 
-def claimed(row: Row) -> dict[str, str]:
-    """Return what the paper's Table 19 says of a difference, nothing of most."""
+def paper_row(row: Row) -> dict[str, str]:
+    """Return the paper's Table 19 for a difference, empty for most."""
     if (row["ours"], row["against"]) != OURS[::-1]:
         return {}
     where = ("19", row["corpus"], row["metric"])
@@ -217,7 +222,7 @@ def claimed(row: Row) -> dict[str, str]:
 
 
 def protocol(grid: Grid) -> list[Row]:
-    """One model under every protocol and selection, beside the SVM and the paper."""
+    """Each model by protocol and selection, with the SVM and the paper."""
     rows = []
     for key, runs in grid.items():
         if key[3] not in TABLES["protocol"][0]:
@@ -225,10 +230,10 @@ def protocol(grid: Grid) -> list[Row]:
         for selection in ("last", ORACLE):
             result = averages(runs.by_fold(selection), ())
             leaks = [key[1]] * (key[1] != "speaker") + ["leaky-epoch"] * (selection != "last")
-            head = {"corpus": key[0], "model": named(runs, grid)}
+            head = {"corpus": key[0], "model": run_name(runs, grid)}
             head["leak"] = " + ".join(leaks) or "none"
-            table = "8" if key[3] == "none" else LAYERS[runs.cell.family]
-            shown = beside(table, key[0], key[3], result)
+            table = "8" if key[3] == "none" else LAYERS[runs.cell.base_corpus]
+            shown = with_paper(table, key[0], key[3], result)
             rows.append(head | shown | runs.facts())
     svm = defaultdict(list)
     if (RESULTS / "svm.csv").exists():
@@ -239,7 +244,7 @@ def protocol(grid: Grid) -> list[Row]:
             svm[key].append({m: float(row[m]) for m in ("WA", "UA")})
     for (corpus, model, name), found in svm.items():
         head = {"corpus": corpus, "model": model, "leak": "none" if name == "speaker" else name}
-        shown = beside("", corpus, "svm", averages(found, ()))
+        shown = with_paper("", corpus, "svm", averages(found, ()))
         rows.append(head | shown | {"folds": len(found)})
     order = {"none": 0, "leaky-epoch": 1, "leaky-utterance": 2, "leaky-segment": 4}
     return sorted(rows, key=lambda row: sum(order[leak] for leak in row["leak"].split(" + ")))
@@ -258,22 +263,21 @@ def single_runs() -> list[Row]:
             leak = "leaky-epoch" if row["selection"] == ORACLE else "none"
             head = {"variant": variant, "selection": row["selection"], "leak": leak}
             head["epoch"] = row["epoch"]
-            shown = beside(table, row["corpus"], variant, values)
+            shown = with_paper(table, row["corpus"], variant, values)
             rows.append(head | shown | facts | {"commit": row["commit"][:9]})
     return rows
 
 
 def write(name: str, rows: list[Row]) -> None:
-    """Write a table, every row with every column."""
+    """Write a table that has rows."""
     if rows:
-        columns = list(dict.fromkeys(column for row in rows for column in row))
-        write_csv(RESULTS / f"{name}.csv", [{c: row.get(c, "") for c in columns} for row in rows])
+        write_csv(RESULTS / f"{name}.csv", rows)
         print(f"{name}: {len(rows)} rows")
 
 
 def draw(grid: Grid) -> None:
     """Figures 5, 6, 8 and 9, and the protocol picture."""
-    for runs in ours(grid):
+    for runs in complete_runs(grid):
         name = f"{runs.cell.corpus}-{runs.cell.variant}-{runs.cell.budget}"
         title = f"{name}, {len(runs.records)} runs"
         posterior, y = runs.pooled()
@@ -284,15 +288,15 @@ def draw(grid: Grid) -> None:
             histories = [record["history"] for record in runs.records]
             figures.draw_betas(histories, title, RESULTS / f"figure5-{name}.png")
     boxes = {
-        named(runs, grid): [row["WA"] for row in runs.by_fold()]
+        run_name(runs, grid): [row["WA"] for row in runs.by_fold()]
         for key, runs in grid.items() if key[1] == "speaker" and runs.complete
     }  # fmt: skip
     if boxes:
         figures.draw_boxes(boxes, "each run of the grid", RESULTS / "figure6.png")
     if (RESULTS / "table05.csv").exists():
         figures.draw_similarity(read_csv(RESULTS / "table05.csv"), RESULTS / "table05.png")
-    # By corpus, the classes of a whole run that is scored by clips.
-    clips = {runs.cell.corpus: runs.pooled()[1].tolist() for runs in ours(grid)}
+    # By corpus, the classes of a complete run that is scored by clips.
+    clips = {runs.cell.corpus: runs.pooled()[1].tolist() for runs in complete_runs(grid)}
     for corpus, y in clips.items():
         rows = [row for row in protocol(grid) if row["corpus"] == corpus]
         chance = 100 * max(Counter(y).values()) / len(y)
@@ -300,8 +304,8 @@ def draw(grid: Grid) -> None:
 
 
 def main() -> None:
-    """Write every table and picture that the grid has runs of the paper's model for."""
-    grid = {key: runs for key, runs in read_grid(GRID).items() if runs.cell.papers}
+    """Write every table and picture of the paper's model that the grid has runs for."""
+    grid = {key: runs for key, runs in read_grid(GRID).items() if runs.cell.is_paper_model}
     for table in ACCURACY:
         write(f"table{int(table):02}", accuracy(table, grid))
     write("table13", table13(grid))

@@ -2,9 +2,9 @@
 
     python -m examples.ser.train --ravdess path/to/ravdess --attention icasa --aam --out runs/a
 
-Reads from top to bottom: flags, data, model, optimiser, loop, rows and pictures. A run that was
-stopped goes on where it was when the same command is given again. Under
-``torchrun --nproc-per-node 2 -m examples.ser.train ...`` the same batches are shared out.
+Reads from top to bottom: flags, data, model, optimiser, loop, rows and pictures. A stopped run is
+resumed by the same command. ``torchrun --nproc-per-node 2 -m examples.ser.train ...`` distributes
+each batch over the processes.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-# Deterministic matrix products on CUDA want this before CUDA starts.
+# Deterministic matrix products on CUDA need this before CUDA starts.
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 import numpy as np
@@ -27,13 +27,14 @@ from lightning_fabric.strategies import DDPStrategy
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from examples.provenance import git_commit, provenance
 from examples.ser.data.corpora import CorpusError
-from examples.ser.data.features import Segments
 from examples.ser.data.load import load
+from examples.ser.data.segments import Segments
 from examples.ser.run.attention_figure import draw_attention
 from examples.ser.run.evaluate import scores, utterance_posteriors
-from examples.ser.run.flags import FREE, network, parse
-from examples.ser.run.record import git_commit, provenance, write_results
+from examples.ser.run.flags import NOT_IN_CONFIG, network, parse
+from examples.ser.run.record import write_results
 from icasa import (
     AAM,
     MixUp,
@@ -47,18 +48,18 @@ from icasa import (
 
 
 def batch_count(data: Segments, args: argparse.Namespace) -> int:
-    """As many batches as a plain split of the segments gives."""
+    """Return the number of batches in an epoch."""
     return -(-len(data) // args.batch_size)
 
 
 def jitter(x: Tensor, *, generator: torch.Generator) -> Tensor:
-    """Noise of a tenth of a standard deviation, and a tenth of the rows at their mean, zero."""
+    """Add noise of 0.1 standard deviations, and set a tenth of the rows to their mean, zero."""
     drawn = {"generator": generator, "device": x.device}
     return (x + 0.1 * torch.randn(x.shape, **drawn)) * (torch.rand(*x.shape[:3], 1, **drawn) > 0.1)
 
 
 def make_augment(args: argparse.Namespace, classes: int) -> Callable[..., tuple[Tensor, Tensor]]:
-    """Return what --augment names, jitter first and MixUp last, as one function of a batch."""
+    """Return the methods of --augment, jitter first and MixUp last, as a function of a batch."""
     crop, mask, mixup = RandomCrop(), SpecAugment(), MixUp(classes)
 
     def augment(x: Tensor, y: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -78,13 +79,13 @@ def train_epoch(
     augment: Callable[..., tuple[Tensor, Tensor]], data: Segments, epoch: int,
     args: argparse.Namespace,
 ) -> dict[str, float]:  # fmt: skip
-    """One pass over the segments; the draws follow from seed and epoch alone."""
+    """Train one epoch; its random numbers depend on seed and epoch alone."""
     model.train()
     generator = torch.Generator().manual_seed(args.seed * 1_000_003 + epoch)
     order = torch.randperm(len(data), generator=generator).to(fabric.device)
     pairing = torch.Generator(fabric.device)
     pairing.manual_seed(args.seed * 1_000_003 + epoch * 1_009 + fabric.global_rank)
-    # Of equal size: no process is left with an empty one.
+    # Of nearly equal size, so that no process gets an empty batch.
     batches = order.tensor_split(batch_count(data, args))
     criterion = partial(soft_cross_entropy, label_smoothing=args.label_smoothing)
     sums = torch.zeros(4, device=fabric.device)  # loss, correct, seen, mixed
@@ -110,13 +111,15 @@ def train_epoch(
         sums += torch.stack((loss.detach() * seen, correct, seen, mixed))
     loss_sum, correct, seen, mixed = fabric.all_reduce(sums, reduce_op="sum").tolist()
     if not np.isfinite(loss_sum):
-        raise FloatingPointError(f"loss is not finite in epoch {epoch}; lower --lr {args.lr}")
+        raise FloatingPointError(
+            f"expected a finite loss, got {loss_sum} in epoch {epoch}; lower --lr {args.lr}"
+        )
     row = {"train_loss": loss_sum / seen, "train_WA": 100 * correct / seen}
     return row | ({"partner_rate": mixed / seen} if aam else {})
 
 
 def report_pairs(aam: AAM, data: Segments, seed: int, most: int = 4096) -> dict[str, float]:
-    """Shares of `AAM.report` on the training segments, or on a draw of `most` of them."""
+    """Return `AAM.report` on the training segments, or on `most` of them at random."""
     index = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))[:most]
     some = Segments(**{name: value[index.to(value.device)] for name, value in vars(data).items()})
     report = aam.report(some.x, some.y, speaker=some.speaker, utterance=some.utterance)
@@ -124,7 +127,7 @@ def report_pairs(aam: AAM, data: Segments, seed: int, most: int = 4096) -> dict[
 
 
 def make_schedule(optimizer: Any, args: argparse.Namespace, steps: int) -> Any:
-    """Learning rate by step: constant, half a cosine, or one cycle (Smith and Topin 2019)."""
+    """Return the schedule: constant, half a cosine, or one cycle (Smith and Topin 2019)."""
     if args.schedule == "cosine":
         return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     if args.schedule == "onecycle":
@@ -133,21 +136,21 @@ def make_schedule(optimizer: Any, args: argparse.Namespace, steps: int) -> Any:
 
 
 def average_buffers(fabric: Fabric, net: nn.Module) -> None:
-    """Give every process the mean of the BatchNorm statistics that each gathered by itself."""
+    """Average the BatchNorm statistics of the processes."""
     for buffer in net.buffers():
         if buffer.is_floating_point():
             buffer.copy_(fabric.all_reduce(buffer, reduce_op="mean"))
 
 
 def evaluate(net: nn.Module, segments: Segments, labels: Sequence[str]) -> dict[str, Any]:
-    """Posteriors (U, K) and scores of a held-out part."""
+    """Return posteriors (U, K), loss and scores on a held-out part."""
     y, posterior = utterance_posteriors(net, segments, len(labels))
     loss = F.nll_loss(posterior.clamp_min(1e-12).log(), y).item()
     return {"posterior": posterior, "loss": loss} | scores(posterior.numpy(), y.numpy(), labels)
 
 
-def keep(kept: dict[str, Any], held_out: dict[str, dict[str, Any]], epoch: int) -> None:
-    """Keep the test posteriors of the last epoch, of validation's best and of the test's own."""
+def record_best(kept: dict[str, Any], held_out: dict[str, dict[str, Any]], epoch: int) -> None:
+    """Record the test posteriors of the last epoch and of the best by validation and by test."""
     posterior = held_out["test"]["posterior"]
     kept["last"] = {"epoch": epoch, "posterior": posterior}
     for name, part in (("validation-best", "validation"), ("test-best (oracle)", "test")):
@@ -158,30 +161,33 @@ def keep(kept: dict[str, Any], held_out: dict[str, dict[str, Any]], epoch: int) 
 
 
 def save(path: Path, value: Any) -> None:
-    """Write beside and rename: a stop in between loses nothing."""
+    """Write a temporary file and rename it: a stop in between loses nothing."""
     partial = path.with_suffix(".tmp")
     torch.save(value, partial)
     partial.replace(path)
 
 
 def resume(path: Path, config: dict[str, str], parts: dict[str, Any]) -> dict[str, Any]:
-    """Load the checkpoint into `parts` if it is of this very run, and return what it holds."""
+    """Load the checkpoint into `parts` and return its state; exit if it is of another run."""
     state = torch.load(path, weights_only=True)
     if other := [k for k in config if state["config"].get(k) != config[k]]:
-        said = ", ".join(f"{k}: {state['config'].get(k)} there, {config[k]} now" for k in other)
-        raise SystemExit(f"{path} is of another run ({said}); name another --out or remove it")
+        changes = ", ".join(f"{k}: {state['config'].get(k)} there, {config[k]} now" for k in other)
+        raise SystemExit(
+            f"expected a checkpoint of this run, got {path} of another ({changes}); "
+            "give another --out or remove it"
+        )
     for name, part in parts.items():
         part.load_state_dict(state[name])
     return state
 
 
 def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
-    """Train one run, or go on with it, and return its rows."""
+    """Train or resume one run, and return its rows."""
     argv = sys.argv[1:] if argv is None else list(argv)
     args = parse(argv)
     if args.threads:
         torch.set_num_threads(args.threads)
-    many = "WORLD_SIZE" in os.environ  # as torchrun says
+    many = "WORLD_SIZE" in os.environ  # set by torchrun
     fabric = Fabric(
         accelerator=args.device,
         devices=int(os.environ["LOCAL_WORLD_SIZE"]) if many else 1,
@@ -208,7 +214,7 @@ def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
         net = nn.SyncBatchNorm.convert_sync_batchnorm(net)
     aam, pairs = None, None
     if args.aam:
-        # With several processes each must call the model as often: hence the fixed size.
+        # Several processes must call the model equally often: hence the fixed size.
         aam = AAM(
             len(corpus.labels), threshold=args.threshold, alpha=args.alpha, pairing=args.pairing,
             representation=args.representation, fixed_size=many,
@@ -227,7 +233,7 @@ def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
     model, optimizer = fabric.setup(net, optimizer)
     scheduler = make_schedule(optimizer, args, args.epochs * batch_count(train, args))
     parts = {"model": net, "optimizer": optimizer, "scheduler": scheduler}
-    config = {k: str(v) for k, v in vars(args).items() if k not in FREE}
+    config = {k: str(v) for k, v in vars(args).items() if k not in NOT_IN_CONFIG}
     config |= {"train segments": str(len(train)), "labels": str(corpus.labels)}
     state: dict[str, Any] = {"config": config, "history": [], "kept": {}}
     checkpoint = args.out / "checkpoint.pt"
@@ -251,7 +257,7 @@ def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
             row |= {f"beta_{place}": beta for place, beta in net.betas().items()}
             row["seconds"] = time.perf_counter() - start
             state["history"].append(row)
-            keep(state["kept"], held_out, epoch)
+            record_best(state["kept"], held_out, epoch)
             save(checkpoint, state | {name: part.state_dict() for name, part in parts.items()})
             print("  ".join(f"{k} {v:.4g}" for k, v in row.items()), flush=True)
         fabric.barrier()
@@ -265,7 +271,8 @@ def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
         "preset": args.preset,
         "protocol": args.protocol, "precision": args.precision, "epochs": args.epochs,
         "commit": " ".join(state["commits"]),  # several if the code changed between two resumes
-    } | provenance("train", argv, args.seed, fabric.device, fabric.world_size)  # fmt: skip
+    }  # fmt: skip
+    facts |= provenance("examples.ser.train", argv, args.seed, fabric.device, fabric.world_size)
     if maps := attention_maps(net.eval(), data["test"].x[:1]):
         draw_attention(data["test"].x[0, 0].cpu(), maps, args.out / "attention.png")
     rows = write_results(corpus, data["test"], state, facts, args.out)

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from benchmarks import check
-from examples.ser.run.record import write_csv
+from examples.provenance import write_csv
 
 KEYS, RATIOS = ("layer", "variant"), ("time / eager", "time / floor")
 

@@ -1,9 +1,9 @@
-"""Degrade: the conditions of Tables 15 and 16, each a function of one utterance's wave.
+"""The conditions of Tables 15 and 16: noise, MP3 and reverberation, on the wave of an utterance.
 
-A wave is float32 mono (n,) at the rate that its file has; it is degraded before it is resampled to
-16 kHz and cut into segments, and keeps its length and alignment. So the rate of the files is part
-of a condition: MP3 is encoded at that rate, and white noise reaches up to half of it (of 48 kHz
-files two thirds of its power lie above 8 kHz and go with the resampling, +4.8 dB in SNR).
+A wave is float32 mono (n,) at the sample rate of its file; it is degraded before it is resampled to
+16 kHz and segmented, and keeps its length and alignment. So the file's rate is part of a condition:
+MP3 is encoded at that rate, and white noise reaches up to half of it (at 48 kHz two thirds of its
+power lie above 8 kHz and are removed by the resampling: +4.8 dB in SNR).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from scipy.signal import fftconvolve
 
 from examples.ser.data.audio import Clip, ClipError, read_clip
 from examples.ser.data.corpora import Corpus, Utterance
-from examples.ser.data.features import Frames, load_frames
+from examples.ser.data.frames import Frames, load_frames
 
 MP3_KBPS = 128
 # libsndfile's compression level that gives a constant 128 kbps, by sample rate in Hz.
@@ -46,8 +46,8 @@ ORDER = 50  # reflections of an image source
 def awgn(wave: np.ndarray, snr_db: float, rng: np.random.Generator) -> np.ndarray:
     """Add white Gaussian noise: the power of `wave` over that of the noise is `snr_db` dB.
 
-    Both powers are means over the whole utterance, pauses too, and the noise is scaled by the
-    power that was drawn, so the SNR is met exactly. Nothing is clipped.
+    Both powers are means over the whole utterance, pauses included, and the noise is scaled by
+    its own sample power, so the SNR is exact. Nothing is clipped.
     """
     noise = rng.standard_normal(len(wave))
     power = np.mean(np.square(wave, dtype=np.float64)) / 10 ** (snr_db / 10)
@@ -55,15 +55,17 @@ def awgn(wave: np.ndarray, snr_db: float, rng: np.random.Generator) -> np.ndarra
 
 
 def mp3(wave: np.ndarray, rate: int) -> np.ndarray:
-    """Encode to MP3 at a constant 128 kbps and decode, in memory, at the rate that the file has.
+    """Encode to MP3 at a constant 128 kbps and decode, in memory, at the rate of the file.
 
     Raises:
         ClipError: MP3 has no 128 kbps at this rate.
-        RuntimeError: the bit rate or the length of what was encoded is not what was asked for.
+        RuntimeError: libsndfile made another bit rate or length.
     """
     if rate not in MP3_LEVEL:
         known = ", ".join(str(hz) for hz in MP3_LEVEL)
-        raise ClipError(f"{rate} Hz, but MP3 at {MP3_KBPS} kbps wants one of {known}; resample it")
+        raise ClipError(
+            f"expected {known} Hz for MP3 at {MP3_KBPS} kbps, got {rate} Hz; resample it"
+        )
     file = io.BytesIO()
     soundfile.write(
         file, wave, rate, format="MP3", subtype="MPEG_LAYER_III", bitrate_mode="CONSTANT",
@@ -74,8 +76,10 @@ def mp3(wave: np.ndarray, rate: int) -> np.ndarray:
     decoded, _ = soundfile.read(file, dtype="float32")
     if abs(kbps - MP3_KBPS) > 1 or decoded.shape != wave.shape:
         version = soundfile.__libsndfile_version__
-        came = f"libsndfile {version} made {len(decoded)} samples at {kbps:.1f} kbps of MP3"
-        raise RuntimeError(f"{came}, wanted {len(wave)} at {MP3_KBPS}; use libsndfile 1.2.2")
+        raise RuntimeError(
+            f"expected {len(wave)} samples of MP3 at {MP3_KBPS} kbps, got {len(decoded)} at "
+            f"{kbps:.1f} kbps of libsndfile {version}; use libsndfile 1.2.2"
+        )
     return decoded
 
 
@@ -87,7 +91,10 @@ def mp3_bit_rate(data: bytes) -> float:
         version, layer = header >> 19 & 3, header >> 17 & 3
         kbps, hz, padding = header >> 12 & 15, header >> 10 & 3, header >> 9 & 1
         if header >> 21 != 0x7FF or version < 2 or layer != 1 or kbps in {0, 15} or hz == 3:
-            raise ValueError(f"no MPEG-1 or MPEG-2 layer III frame at byte {start}; encode to MP3")
+            raise ValueError(
+                f"expected an MPEG-1 or MPEG-2 layer III frame, got none at byte {start}; "
+                "encode to MP3"
+            )
         samples, rate = 576 * (version - 1), MP3_RATES[version][hz]
         start += samples * 125 * MP3_BIT_RATES[version][kbps] // rate + padding
         frames += 1
@@ -97,7 +104,7 @@ def mp3_bit_rate(data: bytes) -> float:
 def reverb(wave: np.ndarray, rate: int) -> np.ndarray:
     """Convolve with `room_response`, without the delay of its direct path, and keep the level.
 
-    The wave keeps its length and its RMS: the room changes, not the loudness.
+    The wave keeps its length and its RMS, so that the loudness does not change.
     """
     response, onset = room_response(rate)
     wet = fftconvolve(wave.astype(np.float64), response)[onset : onset + len(wave)]
@@ -109,8 +116,8 @@ def reverb(wave: np.ndarray, rate: int) -> np.ndarray:
 def room_response(rate: int) -> tuple[np.ndarray, int]:
     """Return the impulse response of the room at `rate` Hz, and the sample of its direct path.
 
-    The walls are tuned until the response measures an RT60 of 0.3 s (Schroeder's integration, a
-    line through -5 to -35 dB): a simulation asked for 0.3 s by a formula has another.
+    The walls' absorption is solved for until the RT60 measured on the response is 0.3 s
+    (Schroeder's integration, a line through -5 to -35 dB); a formula for the walls misses it.
     """
 
     def excess(per_metre: float) -> float:
@@ -124,11 +131,11 @@ def room_response(rate: int) -> tuple[np.ndarray, int]:
 
 
 def _simulate(rate: int, per_metre: float) -> np.ndarray:
-    """Simulate the room by image sources alone, which draw nothing.
+    """Simulate the room by image sources alone, without random numbers.
 
-    A wall absorbs the more, the farther it is from its opposite: 1 - exp(-per_metre * distance).
-    Then sound dies as fast along each axis and the decay is nearly one straight line, so that
-    RT60 hardly depends on where it is read.
+    A wall absorbs 1 - exp(-per_metre * distance), by the distance to the opposite wall. Sound then
+    decays equally fast along each axis, and the decay is nearly a straight line, so that RT60
+    hardly depends on the range that it is read from.
     """
     pairs = (("west", "east"), ("south", "north"), ("floor", "ceiling"))
     walls = {
@@ -155,14 +162,14 @@ CONDITIONS: dict[str, Condition] = {  # wave, rate in Hz, the utterance's genera
 
 
 def utterance_rng(utterance: str, seed: int) -> np.random.Generator:
-    """Return the generator of one utterance: of its id and the seed alone, on every machine."""
+    """Return an utterance's generator, which depends on its id and the seed alone."""
     digest = hashlib.sha256(f"{seed}/{utterance}".encode()).digest()
     return np.random.default_rng(int.from_bytes(digest, "big"))
 
 
 @dataclass(frozen=True)
 class DegradedReader:
-    """Reads clips under a condition, for `features.load_frames`."""
+    """Reads clips under a condition, for `frames.load_frames`."""
 
     condition: str
     seed: int
@@ -171,17 +178,17 @@ class DegradedReader:
         """Refuse an unknown condition."""
         if self.condition not in CONDITIONS:
             known = ", ".join(CONDITIONS)
-            raise ValueError(f"condition must be among {known}; got {self.condition!r}")
+            raise ValueError(f"expected a condition of {known}, got {self.condition!r}")
 
     @property
     def key(self) -> list[object]:
-        """All that the waves follow from: part of the cache's key. Only noise needs the seed."""
+        """What the waves depend on, for the cache's key. Only noise depends on the seed."""
         seed = self.seed if self.condition.startswith("awgn") else None
         versions = [pyroomacoustics.__version__, soundfile.__libsndfile_version__]
         return [self.condition, seed, MP3_LEVEL, ROOM, TALKER, MICROPHONE, RT60, ORDER, versions]
 
     def __call__(self, clip: Utterance) -> Clip:
-        """Check the clean clip as `read_clip` does, then degrade it and resample to 16 kHz."""
+        """Check the clean clip, degrade it and resample it to 16 kHz."""
         rng = utterance_rng(clip.id, self.seed)
         apply = CONDITIONS[self.condition]
         return read_clip(clip.path, lambda wave, rate: apply(wave, rate, rng))
@@ -196,9 +203,9 @@ def degraded_frames(
     skip_bad: bool = False,
     progress: bool = True,
 ) -> tuple[Corpus, Frames]:
-    """Do as `features.load_frames` does, with each clip under a condition of `CONDITIONS`.
+    """Load frames as `frames.load_frames` does, of each clip under a condition of `CONDITIONS`.
 
-    The cache holds one file per condition (and seed, for noise); "clean" is that of `load_frames`.
+    The cache has one file per condition (and seed, for noise); "clean" has that of `load_frames`.
     """
     reader = DegradedReader(condition, seed)
     return load_frames(

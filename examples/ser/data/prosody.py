@@ -1,25 +1,24 @@
-"""Prosodic features: what a voice does, of the clip without its silent ends.
+"""Prosodic features of a clip whose silent ends are cut off.
 
-53 rows a frame of 25 ms, every 10 ms: 20 MFCC and their deltas, which say the timbre, and 13 that
-the paper's MFCC leave out or blur: pitch, level, and the shape of the spectrum. Segments last
-3.2 s, so that most clips of acted speech are one segment.
+53 rows a frame of 25 ms, every 10 ms: 20 MFCC and their deltas for the timbre, and 13 rows for what
+the paper's MFCC omit or blur: pitch, level, and the shape of the spectrum.
 """
 
 import librosa
 import numpy as np
 
 from examples.ser.data.audio import SAMPLE_RATE
-from examples.ser.data.features import DELTA_WIDTH, MFCC_39, FeatureSet
+from examples.ser.data.mfcc import DELTA_WIDTH
 
 SPECTRUM = {"n_fft": 512, "win_length": 400, "hop_length": 160}
 MEL = {"n_mels": 64, "fmin": 50.0, "fmax": 8000.0}
 N_MFCC = 20
 PITCH = {"fmin": 65.0, "fmax": 600.0, "frame_length": 1024, "hop_length": 160}  # Hz, samples
 CONTRAST = {"fmin": 100.0, "n_bands": 5}
-QUIET = 35.0  # dB below the loudest frame, from where on an end of a clip is silent
-MARGIN = 5  # frames that are kept beside the speech
-FLOOR = 1e-6
-WINDOW = 320  # frames, 3.2 s
+QUIET = 35.0  # dB below the loudest frame: a quieter end of a clip is silent
+MARGIN = 5  # frames kept before and after the speech
+FLOOR = 1e-6  # added before a logarithm
+PARAMETERS = (SPECTRUM, MEL, N_MFCC, PITCH, CONTRAST, QUIET, MARGIN, FLOOR)
 
 
 def trim(signal: np.ndarray) -> np.ndarray:
@@ -61,16 +60,3 @@ def add_timbre_deltas(frames: np.ndarray) -> np.ndarray:
     timbre = frames[..., :N_MFCC, :]
     deltas = librosa.feature.delta(timbre, width=DELTA_WIDTH, mode="nearest")
     return np.concatenate([frames, deltas], axis=-2)
-
-
-PROSODY = FeatureSet(
-    "prosody",
-    prosody,
-    (SPECTRUM, MEL, N_MFCC, PITCH, CONTRAST, QUIET, MARGIN, FLOOR),
-    kept=33,
-    complete=add_timbre_deltas,
-    rows=53,
-    window=WINDOW,
-    width=WINDOW,
-)
-FEATURES = {features.name: features for features in (MFCC_39, PROSODY)}

@@ -18,14 +18,14 @@ THRESHOLD = 0.9
 def calibration(
     posterior: np.ndarray, y: np.ndarray, bins: int = BINS, threshold: float = THRESHOLD
 ) -> dict[str, float]:
-    """ECE, MCE and Brier score, and how many are confident and how many of these are right.
+    """Return ECE, MCE, Brier score, and number and accuracy of the confident utterances.
 
     Args:
         posterior: (U, K), rows summing to 1.
         y: (U,) class indices.
         bins: of equal width over the confidence, the largest probability; MCE is the largest
-            |accuracy - confidence| of those that hold any.
-        threshold: confident means a confidence of at least this.
+            |accuracy - confidence| of the non-empty ones.
+        threshold: the least confidence of a confident utterance.
 
     Returns:
         ECE, MCE and accuracy in [0, 1], Brier in [0, 2] (the squared error summed over classes);
@@ -47,10 +47,10 @@ def calibration(
 def calibrated(
     posterior: np.ndarray, bins: int = BINS, level: float = 0.95, draws: int = 999, seed: int = 0
 ) -> tuple[float, float]:
-    """Return the ends between which the ECE falls of posteriors that are right about themselves.
+    """Return the interval of the ECE that perfectly calibrated posteriors would have.
 
-    Each draw takes an utterance's class by its own posterior. So few utterances give an ECE above
-    zero; one between these ends shows no miscalibration.
+    Each draw takes the class of an utterance from its own posterior. A finite number of utterances
+    gives an ECE above zero; an ECE within the interval shows no miscalibration.
     """
     rng = np.random.default_rng(seed)
     reach = posterior.cumsum(1)
@@ -66,14 +66,17 @@ def calibrated(
 
 
 def reliability(posterior: np.ndarray, y: np.ndarray, bins: int = BINS) -> list[dict[str, Any]]:
-    """Row per bin: its edges, its count, and the mean confidence and accuracy (NaN if empty)."""
+    """Return a row per bin: edges, count, mean confidence and accuracy (NaN if empty)."""
     if posterior.ndim != 2 or y.shape != posterior.shape[:1] or not len(y):
         raise ValueError(
-            f"calibration wants posteriors (U, K) and classes (U,) of at least one utterance, "
-            f"got {posterior.shape} and {y.shape}"
+            f"expected posteriors (U, K) and classes (U,) of at least one utterance, got "
+            f"{posterior.shape} and {y.shape}; give a row and a class per utterance"
         )
     if (posterior < 0).any() or not np.allclose(posterior.sum(1), 1, atol=1e-3):
-        raise ValueError("calibration wants probabilities whose rows sum to 1; apply a softmax")
+        raise ValueError(
+            f"expected probabilities whose rows sum to 1, got values from {posterior.min():.3g} "
+            f"and sums up to {posterior.sum(1).max():.3g}; apply a softmax"
+        )
     confidence = posterior.max(1)
     right = posterior.argmax(1) == y
     index = np.minimum((confidence * bins).astype(int), bins - 1)  # as in the ECE
@@ -92,7 +95,7 @@ def reliability(posterior: np.ndarray, y: np.ndarray, bins: int = BINS) -> list[
 def draw_calibration(
     posterior: np.ndarray, y: np.ndarray, title: str, path: Path, bins: int = BINS
 ) -> None:
-    """Accuracy by confidence, and beside it how confident the right and the wrong ones are."""
+    """Draw accuracy by confidence, and the confidence of right and of wrong decisions."""
     rows = reliability(posterior, y, bins)
     edges = [row["low"] for row in rows] + [1.0]
     right = posterior.argmax(1) == y

@@ -1,4 +1,4 @@
-"""What the paper prints, table by table, to stand beside ours."""
+"""The numbers that the paper prints, table by table, to compare with ours."""
 
 from collections.abc import Mapping
 from functools import cache
@@ -6,8 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from examples.ser.grid.runs import Row
-from examples.ser.run.record import read_csv
+from examples.provenance import Row, read_csv
 
 PAPER = Path(__file__).parent / "paper.csv"  # Li et al. 2026
 
@@ -19,8 +18,10 @@ def read_paper() -> dict[tuple[str, ...], str]:
     return {tuple(row[key] for key in keys): row["value"] for row in read_csv(PAPER)}
 
 
-def beside(table: str, corpus: str, row: str, values: Mapping[str, float], digits: int = 2) -> Row:
-    """Return ours, each followed by the paper's where it has one."""
+def with_paper(
+    table: str, corpus: str, row: str, values: Mapping[str, float], digits: int = 2
+) -> Row:
+    """Return our values as text, each followed by the paper's where it has one."""
     paper = read_paper()
     out: Row = {}
     for column, value in values.items():
@@ -33,7 +34,7 @@ def beside(table: str, corpus: str, row: str, values: Mapping[str, float], digit
 
 
 def literature() -> list[Row]:
-    """Table 21: published numbers as the paper cites them, ours not among them."""
+    """Return Table 21: other works' numbers as the paper cites them."""
     rows: dict[tuple[str, str], Row] = {}
     for (table, corpus, row, column), value in read_paper().items():
         if table == "21":

@@ -1,4 +1,4 @@
-"""The grid's records by what they are runs of: one variant under one protocol and budget."""
+"""Runs of the grid, grouped by experiment: one variant with one protocol and budget."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -9,14 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from examples.ser.reproduce import FOLDS, Cell, read_cells
-
-Row = dict[str, Any]
+from examples.provenance import Row
+from examples.ser.grid.cells import FOLDS, Cell, read_cells
 
 
 @dataclass(frozen=True)
 class Runs:
-    """The runs of one variant under one protocol and budget: a record per fold and seed."""
+    """The runs of one variant with one protocol and budget: a record per fold and seed."""
 
     cell: Cell  # the first of them
     records: tuple[Mapping[str, Any], ...]
@@ -29,11 +28,11 @@ class Runs:
     @property
     def complete(self) -> bool:
         """Whether every fold is there."""
-        return {r["run"]["fold"] for r in self.records} == set(FOLDS[self.cell.family])
+        return {r["run"]["fold"] for r in self.records} == set(FOLDS[self.cell.base_corpus])
 
     @cached_property
     def seeds(self) -> "dict[int, Runs]":
-        """The seeds that have every fold."""
+        """The runs of each seed that has every fold."""
         found = defaultdict(list)
         for record in self.records:
             found[record["run"]["seed"]].append(record)
@@ -45,13 +44,13 @@ class Runs:
         }
         return {seed: part for seed, part in parts.items() if part.complete}
 
-    def of(self, seeds: "Mapping[int, Runs]") -> "Runs":
-        """Return the runs of some of the whole seeds."""
+    def select_seeds(self, seeds: "Mapping[int, Runs]") -> "Runs":
+        """Return the runs of some of the seeds that have every fold."""
         parts = [self.seeds[seed] for seed in sorted(seeds)]
         return Runs(parts[0].cell, tuple(record for part in parts for record in part.records))
 
     def facts(self) -> Row:
-        """Return what a row says of its runs."""
+        """Return the columns that describe the runs of a row."""
         cell, seen = self.cell, [r["run"] for r in self.records]
         return {
             "folds": len({run["fold"] for run in seen}),
@@ -60,12 +59,12 @@ class Runs:
             "commit": commits(seen),
         }  # fmt: skip
 
-    def heard(self, condition: str) -> bool:
-        """Whether every run was scored under a condition."""
+    def has_condition(self, condition: str) -> bool:
+        """Whether every run was scored on speech degraded by a condition."""
         return all(condition in record["utterances"][0] for record in self.records)
 
-    def scored(self) -> Row:
-        """Return the commits that scored degraded speech; early cells do not say theirs."""
+    def scoring_facts(self) -> Row:
+        """Return the commits that scored degraded speech; early cells lack theirs."""
         seen = [r["degraded"] for r in self.records if "degraded" in r]
         return {"commit of the scores": commits(seen)}
 
@@ -74,7 +73,7 @@ class Runs:
         return [row for r in self.records for row in r["rows"] if row["selection"] == selection]
 
     def pooled(self, selection: str = "last", **where: str) -> tuple[np.ndarray, np.ndarray]:
-        """Posteriors (U, K) and classes (U,) over all runs; `where` picks, say, gender="male"."""
+        """Return posteriors (U, K) and classes (U,) of all runs; `where` selects clips."""
         clips = [
             clip for r in self.records for clip in r["utterances"]
             if all(clip[key] == value for key, value in where.items())
@@ -87,21 +86,23 @@ Grid = dict[tuple[str, ...], Runs]  # (corpus, protocol, budget, variant) -> its
 
 
 def commits(seen: Iterable[Mapping[str, Any]]) -> str:
-    """Return every commit that runs name, each once and short."""
+    """Return the commits of the runs, each once and short."""
     found = {commit for run in seen for commit in run["commit"].split()}
     return " ".join(sorted(c[:9] + "-dirty" * c.endswith("-dirty") for c in found))
 
 
-def shared(a: Runs, b: Runs) -> tuple[Runs, Runs] | None:
-    """Return both over the seeds that both have whole, None if there is no such seed."""
+def on_common_seeds(a: Runs, b: Runs) -> tuple[Runs, Runs] | None:
+    """Return both over the seeds that are complete in both, None without such a seed."""
     seeds = {seed: part for seed, part in a.seeds.items() if seed in b.seeds}
-    return (a.of(seeds), b.of(seeds)) if seeds else None
+    return (a.select_seeds(seeds), b.select_seeds(seeds)) if seeds else None
 
 
 def read_grid(folder: Path) -> Grid:
-    """Read every cell. A seed that lacks a fold is left out where another has all of them."""
+    """Read every cell. A seed that lacks a fold is left out where another one is complete."""
     found = defaultdict(list)
     for cell, record in read_cells(folder).values():
         found[cell.group].append((cell, record))
     every = {key: Runs(runs[0][0], tuple(r for _, r in runs)) for key, runs in found.items()}
-    return {key: runs.of(runs.seeds) if runs.seeds else runs for key, runs in every.items()}
+    return {
+        key: runs.select_seeds(runs.seeds) if runs.seeds else runs for key, runs in every.items()
+    }

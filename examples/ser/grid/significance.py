@@ -1,10 +1,10 @@
-"""Two systems on the same utterances: interval, tests and effect sizes of their difference.
+"""Significance of the difference of two systems on the same utterances.
 
-What Table 19 sets out to show, and for Table 17 the gap of one system between two groups. A
-difference is a minus b in points (percent). Speakers are what is independent here: the clips of one
-speaker are alike and folds share their training speakers, so the interval and the permutation test
-go by speaker; the tests over utterances and over folds assume more than holds and stand beside them
-because the field reports them.
+For Table 19: interval, tests and effect sizes; for Table 17: the gap of one system between two
+groups. A difference is a minus b in percentage points. The independent units are the speakers:
+the clips of one speaker are alike, and folds share their training speakers. So the interval and the
+permutation test draw speakers. The tests over utterances and over folds assume independence that
+does not hold; they are reported as well because the field reports them.
 """
 
 from collections import Counter
@@ -18,10 +18,11 @@ from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 
 METRICS = ("WA", "UA")
-METHODS = ("BCa", "percentile")
+METHOD, LEVEL = "BCa", 0.95  # of the bootstrap interval
 RESAMPLES = 99_999  # a p of 0.01 is then known to 0.001
-EXACT_BELOW = 25  # discordant utterances; from there on McNemar's chi-square with correction
-DECIMALS = 9  # of a difference in points: what float noise must not turn into a rank
+SEED = 0  # of the bootstrap and of the permutation test
+EXACT_BELOW = 25  # discordant utterances; with more, McNemar's chi-square with correction
+DECIMALS = 9  # of a difference in points, so that float noise breaks no tie of ranks
 P_VALUES = (
     "permutation_p", "mcnemar_p", "utterance_t_p", "utterance_wilcoxon_p",
     "fold_t_p", "fold_wilcoxon_p", "seed_t_p", "seed_wilcoxon_p",
@@ -30,18 +31,18 @@ P_VALUES = (
 
 @dataclass
 class Predictions:
-    """What one system said: a row per utterance and seed.
+    """Predictions of one system: a row per utterance and seed.
 
     Args:
         id: of the utterance.
         label: its class index.
-        speaker: who spoke it.
+        speaker: of the utterance.
         predicted: class indices (U,), or posteriors (U, K) whose argmax is taken.
-        fold: the fold that it was tested in.
+        fold: in which it was tested.
         seed: the seed of the run.
 
     Raises:
-        ValueError: if the columns differ in length or an utterance comes twice for one seed.
+        ValueError: the columns differ in length, or an utterance is there twice for one seed.
     """
 
     id: np.ndarray
@@ -59,16 +60,19 @@ class Predictions:
             self.predicted = self.predicted.argmax(1)
         lengths = {name: column.shape for name, column in vars(self).items()}
         if set(lengths.values()) != {(len(self.label),)} or not len(self.label):
-            raise ValueError(f"Predictions wants columns of one length, at least 1, got {lengths}")
+            raise ValueError(
+                f"expected columns of equal length, at least 1, got {lengths}; "
+                "give a row per utterance and seed"
+            )
         times = Counter(zip(self.seed.tolist(), self.id.tolist(), strict=True))
         if twice := [key for key, count in times.items() if count > 1]:
             raise ValueError(
-                f"an utterance may come once per seed, got (seed, id) {twice[:3]} more often; "
-                f"join runs of different folds or seeds only"
+                f"expected an utterance once per seed, got (seed, id) {twice[:3]} more often; "
+                "join runs of different folds or seeds only"
             )
 
     def sorted(self) -> "Predictions":
-        """Rows in the order of seed and id."""
+        """Return the rows in the order of seed and id."""
         order = np.lexsort((self.id, self.seed))
         return Predictions(**{name: column[order] for name, column in vars(self).items()})
 
@@ -76,7 +80,7 @@ class Predictions:
 def join_runs(
     records: Sequence[Mapping[str, Any]], selection: str = "last", **where: str
 ) -> Predictions:
-    """Predictions of runs of one system; `where` picks clips, say, by gender="male"."""
+    """Join runs of one system; `where` selects clips, for example gender="male"."""
     columns: dict[str, list[Any]] = {name: [] for name in Predictions.__dataclass_fields__}
     for record in records:
         for clip in record["utterances"]:
@@ -89,7 +93,11 @@ def join_runs(
             columns["fold"].append(record["run"]["fold"])
             columns["seed"].append(record["run"]["seed"])
     if any(record["labels"] != records[0]["labels"] for record in records):
-        raise ValueError("join_runs wants runs with the same labels in the same order")
+        others = [list(r["labels"]) for r in records if r["labels"] != records[0]["labels"]]
+        raise ValueError(
+            f"expected runs with labels {list(records[0]['labels'])}, got {others[0]}; "
+            "join runs of one corpus only"
+        )
     return Predictions(**columns)
 
 
@@ -98,77 +106,66 @@ def compare(
     b: Predictions,
     *,
     metric: str = "WA",
-    method: str = "BCa",
-    level: float = 0.95,
     resamples: int = RESAMPLES,
-    seed: int = 0,
 ) -> dict[str, Any]:
-    """Row on the difference of two systems over the same utterances and seeds.
+    """Return a row on the difference of two systems over the same utterances and seeds.
 
     Args:
         a: a system; a positive difference is in its favour.
         b: the other one.
         metric: WA or UA (Eq. 15, 16), over all utterances and seeds together.
-        method: BCa or percentile, of the bootstrap interval.
-        level: of the interval.
         resamples: of the bootstrap and of the permutation test, which is exact where all sign
             flips of the speakers are fewer.
-        seed: of both.
 
     Returns:
         ``a``, ``b``, ``difference``; ``low``, ``high`` of the interval and ``permutation_p``, by
-        speaker; ``only_a``, ``only_b`` (utterances that one alone had right) and for WA
-        ``mcnemar_p``, the largest of the seeds; ``utterance_``, ``fold_`` and ``seed_`` with n,
-        mean, t, t_p, wilcoxon, wilcoxon_p and d_z over what each of them scored (an utterance by
-        the mean of its seeds, and for WA alone); ``paper_``, the paper's own test. What cannot be
-        had, such as a test over one seed, is NaN.
+        speaker; ``only_a``, ``only_b`` (utterances that only one system classified correctly) and
+        for WA ``mcnemar_p``, the largest of the seeds; ``utterance_``, ``fold_`` and ``seed_`` with
+        n, mean, t, t_p, wilcoxon, wilcoxon_p and d_z over the scores of these units (for an
+        utterance the mean over its seeds, and for WA alone); ``paper_``, the paper's own test. An
+        undefined value, such as a test over one seed, is NaN.
 
     Raises:
-        ValueError: a metric or method that there is not, tables that do not match, or one speaker.
+        ValueError: an unknown metric, predictions of different utterances, or one speaker.
     """
-    for name, value, allowed in (("metric", metric, METRICS), ("method", method, METHODS)):
-        if value not in allowed:
-            raise ValueError(f"{name} must be one of {list(allowed)}, got {value!r}")
+    if metric not in METRICS:
+        raise ValueError(f"expected metric among {', '.join(METRICS)}, got {metric!r}")
     a, b = aligned(a, b)
     right = np.stack((a.predicted == a.label, b.predicted == b.label)).astype(float)  # (2, U)
     tables, count = tally(right, a.label, a.speaker)
     scored = score(tables.sum(1), count.sum(0), metric)
-    low, high = interval(tables, count, metric, method, level, resamples, seed)
+    low, high = interval(tables, count, metric, resamples)
     row = {
         "metric": metric, "utterances": len(np.unique(a.id)), "speakers": len(count),
         "a": float(scored[0]), "b": float(scored[1]), "difference": float(scored[0] - scored[1]),
-        "low": low, "high": high, "level": level, "method": method,
-        "permutation_p": permutation(tables, count, metric, resamples, seed),
+        "low": low, "high": high, "level": LEVEL, "method": METHOD,
+        "permutation_p": permutation(tables, count, metric, resamples),
     }  # fmt: skip
     row |= mcnemar_by_seed(right, a.seed)
-    for unit, of in (("utterance", a.id), ("fold", a.fold), ("seed", a.seed)):
-        per_unit = score(*tally(right, a.label, of), metric)  # (2, units)
+    for unit, group in (("utterance", a.id), ("fold", a.fold), ("seed", a.seed)):
+        per_unit = score(*tally(right, a.label, group), metric)  # (2, units)
         row |= {f"{unit}_{k}": v for k, v in paired(per_unit[0] - per_unit[1]).items()}
     if metric != "WA":  # an utterance has no UA
         row |= {key: float("nan") for key in row if key.startswith(("mcnemar", "utterance_"))}
     return row | independent(right, metric)
 
 
-def between(
-    a: Predictions,
-    b: Predictions,
-    *,
-    metric: str = "WA",
-    level: float = 0.95,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
+def compare_groups(
+    a: Predictions, b: Predictions, *, metric: str = "WA", resamples: int = RESAMPLES
 ) -> dict[str, float]:
-    """Return by how much one system is better on the speakers of ``a`` than on those of ``b``.
+    """Return the difference of one system between the speakers of ``a`` and those of ``b``.
 
-    ``difference`` in points, with the ends ``low`` and ``high`` of its BCa interval, for which
-    speakers are drawn within each group with all that they said.
+    ``difference`` in points, with ``low`` and ``high`` of its bootstrap interval, which draws
+    speakers within each group, each with all utterances.
     """
     sides = []
     for p in (a, b):
         (right,), count = tally(1.0 * (p.predicted == p.label)[None], p.label, p.speaker)
         sides.append((right, count))
     if min(len(count) for _, count in sides) < 2:
-        raise ValueError("between draws speakers and wants at least 2 in each group, got 1")
+        raise ValueError(
+            "expected at least 2 speakers in each group, got 1; the bootstrap draws speakers"
+        )
 
     def difference(*drawn: np.ndarray, axis: int = -1) -> np.ndarray:
         x, y = (
@@ -179,8 +176,8 @@ def between(
 
     everyone = [np.arange(len(count)) for _, count in sides]
     found = stats.bootstrap(
-        everyone, difference, vectorized=True, batch=1000, confidence_level=level,
-        n_resamples=resamples, random_state=np.random.default_rng(seed),
+        everyone, difference, vectorized=True, method=METHOD, batch=1000, confidence_level=LEVEL,
+        n_resamples=resamples, random_state=np.random.default_rng(SEED),
     ).confidence_interval  # fmt: skip
     ends = {"low": float(found.low), "high": float(found.high)}
     return {"difference": float(difference(*everyone))} | ends
@@ -189,9 +186,9 @@ def between(
 def holm(
     rows: Sequence[Mapping[str, Any]], columns: Sequence[str] = P_VALUES
 ) -> list[dict[str, Any]]:
-    """Rows with ``<column>_holm`` beside each p-value, the rows of a column being one family.
+    """Add ``<column>_holm`` to each row: p-values adjusted over the rows of a column.
 
-    A NaN is no test: it stays, and the family is that much smaller.
+    A NaN is not a test: it stays NaN and does not count in the family.
     """
     out = [dict(row) for row in rows]
     for column in columns:
@@ -205,7 +202,7 @@ def holm(
 
 
 def aligned(a: Predictions, b: Predictions) -> tuple[Predictions, Predictions]:
-    """Both tables in one order; raises unless they are over the same utterances and seeds."""
+    """Return both in one order; raise ValueError unless their utterances and seeds agree."""
     a, b = a.sorted(), b.sorted()
     for name in ("seed", "id", "label", "speaker", "fold"):
         ours, theirs = getattr(a, name), getattr(b, name)
@@ -213,26 +210,26 @@ def aligned(a: Predictions, b: Predictions) -> tuple[Predictions, Predictions]:
             few = [f"{sorted(set(x.tolist()) - set(y.tolist()))[:3]} ({len(x)} rows)"
                    for x, y in ((ours, theirs), (theirs, ours))]  # fmt: skip
             raise ValueError(
-                f"compare wants the same utterances, seeds, labels, speakers and folds; {name} "
-                f"differs: in a alone {few[0]}, in b alone {few[1]}; test both on the same split"
+                f"expected the same utterances, seeds, labels, speakers and folds, got another "
+                f"{name}: only in a {few[0]}, only in b {few[1]}; test both on the same split"
             )
     return a, b
 
 
 def tally(right: np.ndarray, label: np.ndarray, group: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Right ones (S, G, K) of S systems, and how many there are (G, K), by group and class."""
-    names, of = np.unique(group, return_inverse=True)
+    """Count correct utterances (S, G, K) of S systems and all (G, K), by group and class."""
+    names, index = np.unique(group, return_inverse=True)
     classes, kind = np.unique(label, return_inverse=True)
     tables = np.zeros((len(right), len(names), len(classes)))
     count = np.zeros(tables.shape[1:])
-    np.add.at(count, (of, kind), 1)
+    np.add.at(count, (index, kind), 1)
     for table, outcome in zip(tables, right, strict=True):
-        np.add.at(table, (of, kind), outcome)
+        np.add.at(table, (index, kind), outcome)
     return tables, count
 
 
 def score(right: np.ndarray, count: np.ndarray, metric: str) -> np.ndarray:
-    """WA or UA in percent from counts (..., K); UA is over the classes that occur."""
+    """Return WA or UA in percent from counts (..., K); UA is over the classes that occur."""
     if metric == "WA":
         return np.asarray(100 * right.sum(-1) / count.sum(-1))
     recall = right / np.maximum(count, 1)
@@ -240,17 +237,11 @@ def score(right: np.ndarray, count: np.ndarray, metric: str) -> np.ndarray:
 
 
 def interval(
-    tables: np.ndarray,
-    count: np.ndarray,
-    metric: str,
-    method: str,
-    level: float,
-    resamples: int,
-    seed: int,
+    tables: np.ndarray, count: np.ndarray, metric: str, resamples: int
 ) -> tuple[float, float]:
-    """Bootstrap interval of the difference: speakers are drawn with all that they said."""
+    """Return the bootstrap interval of the difference, drawing speakers with all utterances."""
     if len(count) < 2:
-        raise ValueError("the bootstrap draws speakers and wants at least 2, got 1")
+        raise ValueError("expected at least 2 speakers, got 1; the bootstrap draws speakers")
     if np.array_equal(*tables):
         return 0.0, 0.0
 
@@ -260,34 +251,32 @@ def interval(
         return np.asarray(scored[0] - scored[1])
 
     found = stats.bootstrap(
-        (np.arange(len(count)),), difference, vectorized=True, method=method, batch=1000,
-        confidence_level=level, n_resamples=resamples, random_state=np.random.default_rng(seed),
+        (np.arange(len(count)),), difference, vectorized=True, method=METHOD, batch=1000,
+        confidence_level=LEVEL, n_resamples=resamples, random_state=np.random.default_rng(SEED),
     ).confidence_interval  # fmt: skip
     return float(found.low), float(found.high)
 
 
-def permutation(
-    tables: np.ndarray, count: np.ndarray, metric: str, resamples: int, seed: int
-) -> float:
-    """Two-sided p of the difference if a and b may be exchanged speaker by speaker.
+def permutation(tables: np.ndarray, count: np.ndarray, metric: str, resamples: int) -> float:
+    """Return the two-sided p of the difference, exchanging a and b speaker by speaker.
 
-    WA and UA are sums over the utterances, so exchanging a speaker's outcomes turns the sign of
-    what the speaker adds to the difference.
+    WA and UA are sums over the utterances, so the exchange flips the sign of the speaker's
+    contribution to the difference.
     """
     total = count.sum(0)
     weight = 1 / total.sum() if metric == "WA" else 1 / (len(total) * total)
-    share = ((tables[0] - tables[1]) * weight).sum(1)  # (speakers,)
+    contribution = ((tables[0] - tables[1]) * weight).sum(1)  # (speakers,)
     found = stats.permutation_test(
-        (share,), np.sum, permutation_type="samples", vectorized=True, n_resamples=resamples,
-        batch=1000, random_state=np.random.default_rng(seed),
+        (contribution,), np.sum, permutation_type="samples", vectorized=True, n_resamples=resamples,
+        batch=1000, random_state=np.random.default_rng(SEED),
     )  # fmt: skip
     return float(found.pvalue)
 
 
 def mcnemar_by_seed(right: np.ndarray, seed: np.ndarray) -> dict[str, Any]:
-    """Utterances that one system alone had right, and McNemar's p, the largest of the seeds.
+    """Count utterances that only one system classified correctly; test them by McNemar.
 
-    A seed is a test of its own, for its predictions of an utterance are not new utterances.
+    Each seed is tested alone, for its predictions are not of new utterances; the largest p counts.
     """
     p = []
     for one in np.unique(seed):
@@ -301,7 +290,7 @@ def mcnemar_by_seed(right: np.ndarray, seed: np.ndarray) -> dict[str, Any]:
 
 
 def paired(differences: np.ndarray) -> dict[str, Any]:
-    """Paired t-test, Wilcoxon's signed ranks and d_z = mean / SD over units; NaN without spread."""
+    """Return paired t-test, Wilcoxon's test and d_z = mean / SD; NaN without spread."""
     d = np.round(np.asarray(differences, float), DECIMALS)
     out = {"n": len(d), "mean": float(d.mean())}
     out |= dict.fromkeys(("t", "t_p", "wilcoxon", "wilcoxon_p", "d_z"), float("nan"))
@@ -319,11 +308,11 @@ def paired(differences: np.ndarray) -> dict[str, Any]:
 
 
 def independent(right: np.ndarray, metric: str) -> dict[str, float]:
-    """Return the test that ties Table 19's t to its d: two INDEPENDENT samples of 0/1.
+    """Return the test that relates Table 19's t to its d: two INDEPENDENT samples of 0/1.
 
-    Shown for comparison, not as evidence: the samples are paired and their rows depend on each
-    other. Outcomes with the paper's accuracies give a d of about 0.12 though, where it prints 2.12.
-    UA has no value per utterance, so there it is NaN.
+    For comparison, not as evidence: the samples are paired, and their rows are dependent. Outcomes
+    with the paper's accuracies give a d of about 0.12, where it prints 2.12. UA has no value per
+    utterance, so it is NaN.
     """
     # DIFF: 3.4.6 speaks of paired tests, but its t is d sqrt(n / 2), that of independent samples.
     out = dict.fromkeys(("paper_t", "paper_df", "paper_p", "paper_cohen_d"), float("nan"))

@@ -1,4 +1,4 @@
-"""MACNN: the multi-attention convolutional network of Table 1, with a place for every layer."""
+"""MACNN: the multi-attention convolutional network of Table 1, with any attention layer."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -45,7 +45,7 @@ class HeadFusion(nn.Module):
         self.qkv = nn.Conv2d(channels, 3 * heads * size, 1)
 
     def attend(self, x: Tensor) -> Tensor:
-        """Per head the attended map: (N, heads, size, H, W)."""
+        """Return the attended map of each head: (N, heads, size, H, W)."""
         q, k, v = self.qkv(x).unflatten(1, (3, self.heads, -1)).unbind(1)
         return torch.softmax(q * k, dim=2) * v
 
@@ -55,7 +55,7 @@ class HeadFusion(nn.Module):
 
 
 class LinearFusion(nn.Module):
-    """The words of section 3.2: heads averaged by weight, a linear map, a residual, LayerNorm."""
+    """The head of section 3.2: weighted mean of the heads, linear map, residual, LayerNorm."""
 
     def __init__(self, channels: int, heads: int = 4, size: int = 64) -> None:
         super().__init__()
@@ -73,7 +73,7 @@ class LinearFusion(nn.Module):
 
 
 class DotProduct(nn.Module):
-    """True multi-head dot-product attention over the positions, a residual and LayerNorm."""
+    """Multi-head dot-product attention over the positions, with residual and LayerNorm."""
 
     def __init__(self, channels: int, heads: int = 4) -> None:
         super().__init__()
@@ -89,7 +89,7 @@ class DotProduct(nn.Module):
 
 
 class Flatten(nn.Module):
-    """All positions into one linear layer of 64 units: the only head near Table 20's count."""
+    """One linear layer of 64 units over all positions: the only head near Table 20's count."""
 
     def __init__(self, channels: int, size: int = 64) -> None:
         super().__init__()
@@ -141,7 +141,7 @@ class MACNN(nn.Module):
             *(("places", place, CHANNELS) for place in places),
         ):
             if value not in allowed:
-                raise ValueError(f"{name} must be among {', '.join(allowed)}; got {value!r}")
+                raise ValueError(f"expected {name} among {', '.join(allowed)}, got {value!r}")
         # DIFF: the text calls Conv1a "horizontal"; (10, 2) is 10 along frequency, as in Table 1.
         self.conv1a, self.conv1b = (
             nn.Sequential(nn.ZeroPad2d(pad), nn.Conv2d(1, 8, kernel), nn.BatchNorm2d(8), nn.ReLU())
@@ -159,22 +159,22 @@ class MACNN(nn.Module):
             width = channels
         self.head = HEADS[head](width)
         self.classifier = nn.Linear(self.head.features, num_classes)
-        with torch.no_grad():  # a head may take its width from the first map that it sees
+        with torch.no_grad():  # a lazy head takes its width from the first map
             self.eval()(torch.zeros(1, 1, 39, 200))
         self.train()
 
     def embed(self, x: Tensor) -> Tensor:
-        """Embedding of ``x`` that the classifier sees: (N, features)."""
+        """Return the input of the classifier: (N, features)."""
         x = torch.cat((self.conv1a(x), self.conv1b(x)), dim=1)
         for block in self.blocks.values():
             x = block(x)
         return self.head(x)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits of ``x``."""
+        """Return the logits of ``x``."""
         return self.classifier(self.embed(x))
 
     def betas(self) -> dict[str, float]:
-        """Beta of every ICASA, by the convolution that it follows."""
+        """Return beta of every ICASA, by the convolution that it follows."""
         layers = {place: block[3] for place, block in self.blocks.items()}
         return {p: layer.beta.item() for p, layer in layers.items() if isinstance(layer, ICASA)}

@@ -1,8 +1,8 @@
-"""TDNN: convolutions over time alone, on rows of features that have no order among them.
+"""TDNN: convolutions over time alone, for feature rows without an order.
 
 A time-delay network with statistics pooling (Snyder et al. 2018) has one channel per row, so its
-maps are (N, channels, 1, frames) and a hundredth of MACNN's in size. An attention layer sees a map
-of height one: ICA's gate over rows is then one of channels, from their means over time.
+maps are (N, channels, 1, frames), a hundredth of MACNN's in size. An attention layer gets a map of
+height one: ICA's gate over rows is then one over channels, from their means over time.
 """
 
 from collections.abc import Sequence
@@ -28,8 +28,7 @@ class TDNN(nn.Module):
         attention: a key of ``macnn.ATTENTION``.
         widths: channels of the blocks.
         kernel_size: frames that a convolution spans.
-        dropout: share of the channels' values left out in a block; five times as many before the
-            classifier.
+        dropout: probability of a block's dropout; five times as much before the classifier.
     """
 
     def __init__(
@@ -44,7 +43,7 @@ class TDNN(nn.Module):
     ) -> None:
         super().__init__()
         if attention not in ATTENTION:
-            raise ValueError(f"attention must be among {', '.join(ATTENTION)}; got {attention!r}")
+            raise ValueError(f"expected attention among {', '.join(ATTENTION)}, got {attention!r}")
         self.blocks = nn.ModuleList()
         width = rows
         for channels, stride in zip(widths, STRIDES, strict=True):
@@ -59,7 +58,7 @@ class TDNN(nn.Module):
         self.classifier = nn.Linear(2 * width, num_classes)
 
     def embed(self, x: Tensor) -> Tensor:
-        """Mean and standard deviation over time that the classifier sees: (N, 2 * width)."""
+        """Return mean and standard deviation over time, the classifier's input: (N, 2 * width)."""
         x = x.transpose(1, 2)  # (N, rows, 1, frames)
         for block in self.blocks:
             x = block(x)
@@ -67,10 +66,10 @@ class TDNN(nn.Module):
         return torch.cat((mean, (variance + 1e-5).sqrt()), dim=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits of ``x``."""
+        """Return the logits of ``x``."""
         return self.classifier(self.dropout(self.embed(x)))
 
     def betas(self) -> dict[str, float]:
-        """Beta of every ICASA, by its block."""
+        """Return beta of every ICASA, by its block."""
         layers = {f"block{i}": block[-1] for i, block in enumerate(self.blocks, 1)}
         return {p: layer.beta.item() for p, layer in layers.items() if isinstance(layer, ICASA)}

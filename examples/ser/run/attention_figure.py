@@ -1,4 +1,4 @@
-"""Picture of what the attention layers weigh: gates along both axes, SA's gate and beta."""
+"""Picture of the attention layers: gates along both axes, SA's gate and beta."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,17 +14,17 @@ LEAST_SPAN = 0.05  # of a gate's axis, so that rounding does not look like atten
 
 
 def draw_attention(spectrogram: Any, maps: Mapping[str, Any], path: Path) -> None:
-    """Draw a row per layer: its gates along the axes beside the spectrogram, then its map.
+    """Draw a row per layer: the spectrogram with the gates along its axes, then the gate map.
 
     Gates are means over the channels of the first sample, stretched to the spectrogram's size
-    where a layer sits behind a pool. For ICASA they are ICA's g_h and g_w, then SA's by position;
-    β is the weight of ICA. White lines are the spectrogram's upper quartile. A place stays empty
-    where a layer has no such gate.
+    where a layer follows a pool. For ICASA they are ICA's g_h and g_w, then SA's by position;
+    β is the weight of ICA. White lines are the spectrogram's upper quartile. The panel of a gate
+    that a layer does not have stays empty.
 
     Args:
-        spectrogram: (frequency, time), what the model saw, for example the MFCC.
+        spectrogram: (frequency, time), the input of the model, for example the MFCC.
         maps: ``icasa.attention_maps`` of it, or some of its layers.
-        path: where the picture is written; the suffix chooses the format.
+        path: of the picture; its suffix sets the format.
 
     Raises:
         ValueError: if ``maps`` is empty or the spectrogram is not of two axes.
@@ -32,7 +32,7 @@ def draw_attention(spectrogram: Any, maps: Mapping[str, Any], path: Path) -> Non
     picture = np.asarray(spectrogram)
     if picture.ndim != 2 or not maps:
         raise ValueError(
-            f"draw_attention wants a spectrogram (frequency, time) and at least one layer, got "
+            f"expected a spectrogram (frequency, time) and at least one layer, got "
             f"{picture.shape} and {len(maps)} layers; give x[0, 0] and a model with attention"
         )
     figure = plt.figure(figsize=(11, 3.2 * len(maps)), layout="constrained")
@@ -50,7 +50,7 @@ def draw_attention(spectrogram: Any, maps: Mapping[str, Any], path: Path) -> Non
 
 
 def _mean(gate: Any) -> np.ndarray:
-    """Mean over the channels of the first sample: (H, W), an axis of 1 where the gate has none."""
+    """Return the mean over the channels of the first sample: (H, W), 1 for an axis without gate."""
     mean: np.ndarray = gate[0].detach().float().mean(0).cpu().numpy()
     return mean
 
@@ -90,7 +90,7 @@ def _draw_layer(axes: list[Any], picture: np.ndarray, gates: list[np.ndarray]) -
 
 
 def _limits(gate: np.ndarray) -> tuple[float, float]:
-    """Give the ends of a gate's axis: around its values, at least ``LEAST_SPAN`` apart."""
+    """Return the limits of a gate's axis: around its values, at least ``LEAST_SPAN`` apart."""
     centre = float(gate.min() + gate.max()) / 2
     half = max(0.55 * float(np.ptp(gate)), LEAST_SPAN / 2)
     return centre - half, centre + half

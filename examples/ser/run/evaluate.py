@@ -7,14 +7,14 @@ import torch
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, recall_score
 from torch import Tensor, nn
 
-from examples.ser.data.features import Segments
+from examples.ser.data.segments import Segments
 
 
 @torch.no_grad()
 def utterance_posteriors(
     model: nn.Module, segments: Segments, num_classes: int, batch_size: int = 256
 ) -> tuple[Tensor, Tensor]:
-    """Classes (U,) of the utterances, in order, and the mean posterior (U, K) of their segments."""
+    """Return classes (U,) and the mean posteriors (U, K) of the segments, by utterance."""
     model.eval()
     ids, owner = segments.utterance.unique(return_inverse=True)
     y = torch.empty_like(ids).index_copy_(0, owner, segments.y)
@@ -27,16 +27,16 @@ def utterance_posteriors(
 
 
 def expected_calibration_error(posterior: np.ndarray, y: np.ndarray, bins: int = 15) -> float:
-    """ECE over equal-width bins of the confidence: sum of |accuracy - confidence| by share."""
+    """Return the ECE: |accuracy - confidence| of equal-width bins, weighted by their share."""
     confidence = posterior.max(1)
     correct = posterior.argmax(1) == y
-    index = np.minimum((confidence * bins).astype(int), bins - 1)  # 1.0 falls into the last bin
+    index = np.minimum((confidence * bins).astype(int), bins - 1)  # 1.0 belongs to the last bin
     gap = np.bincount(index, correct - confidence, minlength=bins)
     return float(np.abs(gap).sum() / len(y))
 
 
 def scores(posterior: np.ndarray, y: np.ndarray, labels: Sequence[str]) -> dict[str, float]:
-    """WA (Eq. 15), UA (Eq. 16), F1 per class (Eq. 17) and its mean in percent, ECE in [0, 1]."""
+    """Return WA (Eq. 15), UA (Eq. 16), F1 by class (Eq. 17) and mean in percent; ECE in [0, 1]."""
     predicted = posterior.argmax(1)
     classes = np.arange(len(labels))
     f1 = f1_score(y, predicted, labels=classes, average=None, zero_division=0.0)
@@ -51,5 +51,5 @@ def scores(posterior: np.ndarray, y: np.ndarray, labels: Sequence[str]) -> dict[
 
 
 def confusion(posterior: np.ndarray, y: np.ndarray, labels: Sequence[str]) -> np.ndarray:
-    """Count (K, K): row the actual class, column the predicted one."""
+    """Return counts (K, K): a row per actual class, a column per predicted one."""
     return confusion_matrix(y, posterior.argmax(1), labels=np.arange(len(labels)))

@@ -15,7 +15,7 @@ History = Sequence[dict[str, Any]]
 
 
 def draw_confusion(counts: np.ndarray, labels: Sequence[str], title: str, path: Path) -> None:
-    """Row-normalised confusion matrix in percent."""
+    """Draw the row-normalised confusion matrix in percent."""
     share = 100 * counts / np.maximum(counts.sum(1, keepdims=True), 1)
     figure, axes = plt.subplots(figsize=(6, 5.4), layout="constrained")
     display = ConfusionMatrixDisplay(share, display_labels=labels)
@@ -26,7 +26,7 @@ def draw_confusion(counts: np.ndarray, labels: Sequence[str], title: str, path: 
 
 
 def draw_curves(history: History, title: str, path: Path) -> None:
-    """Loss and weighted accuracy by epoch, for each part of the split that was evaluated."""
+    """Draw loss and weighted accuracy by epoch, for each part of the split."""
     epochs = [row["epoch"] for row in history]
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
     for part in ("train", "validation", "test"):
@@ -42,7 +42,7 @@ def draw_curves(history: History, title: str, path: Path) -> None:
 
 
 def draw_beta(history: History, title: str, path: Path) -> None:
-    """Beta of every ICASA by epoch, where there are any."""
+    """Draw beta of every ICASA by epoch, if there is one."""
     places = [key for key in history[0] if key.startswith("beta_")]
     if not places:
         return
@@ -56,7 +56,7 @@ def draw_beta(history: History, title: str, path: Path) -> None:
 
 
 def draw_betas(histories: Sequence[History], title: str, path: Path) -> None:
-    """Beta of every ICASA by epoch: the mean over runs, and the range that they span."""
+    """Draw beta of every ICASA by epoch: mean and range over runs."""
     figure, axes = plt.subplots(figsize=(6, 3.6), layout="constrained")
     epochs = [row["epoch"] for row in histories[0]]
     for place in (key for key in histories[0][0] if key.startswith("beta_")):
@@ -70,7 +70,7 @@ def draw_betas(histories: Sequence[History], title: str, path: Path) -> None:
 
 
 def draw_boxes(groups: dict[str, Sequence[float]], title: str, path: Path) -> None:
-    """Weighted accuracy of every run: quartiles, median (line) and mean (triangle) by variant."""
+    """Draw the runs' weighted accuracy: quartiles, median (line) and mean (triangle) by variant."""
     figure, axes = plt.subplots(figsize=(1.6 + 0.9 * len(groups), 3.8), layout="constrained")
     axes.boxplot(list(groups.values()), showmeans=True)
     for place, values in enumerate(groups.values(), 1):
@@ -81,7 +81,7 @@ def draw_boxes(groups: dict[str, Sequence[float]], title: str, path: Path) -> No
 
 
 def draw_protocols(rows: Sequence[dict[str, Any]], chance: float, path: Path) -> None:
-    """Weighted accuracy by what leaks from training into test, a bar per model that was run."""
+    """Draw weighted accuracy by what leaks from training into test, a bar per model."""
     models = list(dict.fromkeys(row["model"] for row in rows))
     leaks = list(dict.fromkeys(row["leak"] for row in rows))
     order = sorted(rows, key=lambda row: (leaks.index(row["leak"]), models.index(row["model"])))
@@ -108,7 +108,7 @@ def draw_protocols(rows: Sequence[dict[str, Any]], chance: float, path: Path) ->
 
 
 def draw_similarity(rows: Sequence[dict[str, str]], path: Path) -> None:
-    """Pairs of one label and of one speaker among those that T admits, over what chance gives."""
+    """Draw the shares of pairs with equal label and equal speaker by T, and by chance."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained", sharex=True)
     names = {"all": "standardised over all clips", "speaker": "standardised by speaker"}
     for normalisation, name in names.items():
@@ -127,7 +127,7 @@ def draw_similarity(rows: Sequence[dict[str, str]], path: Path) -> None:
 
 
 def draw_embeddings(panels: dict[str, np.ndarray], names: Sequence[str], path: Path) -> None:
-    """Points (U, 2) of every panel, coloured by class."""
+    """Draw the points (U, 2) of every panel, coloured by class."""
     figure, row = plt.subplots(1, len(panels), figsize=(4.2 * len(panels), 4), layout="constrained")
     for axes, (title, points) in zip(row, panels.items(), strict=True):
         for n, name in enumerate(dict.fromkeys(sorted(names))):

@@ -5,19 +5,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from examples.ser.data.features import Standardizer
+from examples.ser.data.features import FEATURES
 from examples.ser.data.iemocap import HAPPY, PARTS
-from examples.ser.data.load import PROTOCOLS
-from examples.ser.data.prosody import FEATURES
+from examples.ser.data.splits import PROTOCOLS
+from examples.ser.data.standardize import Standardizer
 from examples.ser.model.macnn import ATTENTION, CHANNELS, HEADS, MACNN, PADDING
 from examples.ser.model.tdnn import TDNN
 
 PRESETS: dict[str, dict[str, Any]] = {
-    # Section 3.2 to the letter: constant rate, no validation, the last epoch counts.
+    # Section 3.2 to the letter: constant rate, no validation, last epoch.
     "paper": {"schedule": "constant", "validation": False},
-    # What the paper leaves out: a schedule that settles, and speakers to select by.
+    # What the paper lacks: a decaying rate, and validation speakers to select the epoch by.
     "recommended": {"schedule": "cosine", "validation": True},
-    # A processor's budget: one cycle of few epochs, nothing held back, the last epoch counts.
+    # For a CPU: one cycle of few epochs, no validation, last epoch.
     "onecycle": {
         "schedule": "onecycle",
         "validation": False,
@@ -25,7 +25,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "lr": 3e-3,
         "label_smoothing": 0.1,
     },
-    # Not the paper's: other features, of whole clips and by speaker, and a network for them.
+    # Not the paper's: features of whole clips, standardised by speaker, and a network for them.
     "strong": {
         "features": "prosody",
         "normalize": "speaker",
@@ -42,7 +42,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "weight_decay": 0.05,
     },
 }
-DEFAULTS = {  # where the preset says nothing
+DEFAULTS = {  # of the flags that a preset does not set
     "features": "mfcc",
     "normalize": "train",
     "train_stride": 1.0,
@@ -57,12 +57,22 @@ DEFAULTS = {  # where the preset says nothing
 }
 AUGMENT = ("jitter", "crop", "spec-augment", "mixup")
 SCHEDULES = ("constant", "cosine", "onecycle")
-# What does not change the numbers, and so may differ when a run is resumed.
-FREE = ("out", "ravdess", "iemocap", "packed", "manifest", "cache", "device", "threads", "quiet")
+# Flags that do not change the numbers: they may differ when a run is resumed.
+NOT_IN_CONFIG = (
+    "out",
+    "ravdess",
+    "iemocap",
+    "packed",
+    "manifest",
+    "cache",
+    "device",
+    "threads",
+    "quiet",
+)
 
 
 def add_corpus(parser: argparse.ArgumentParser) -> Any:
-    """Add the flags that `data.read` reads, and return their group."""
+    """Add the flags of `load.read`, and return their group."""
     group = parser.add_argument_group("corpus")
     which = group.add_mutually_exclusive_group(required=True)
     which.add_argument("--ravdess", type=Path, metavar="ROOT", help="folder with Actor_01..24")
@@ -70,9 +80,9 @@ def add_corpus(parser: argparse.ArgumentParser) -> Any:
     which.add_argument("--packed", type=Path, metavar="NPZ", help="of examples.ser.packed")
     which.add_argument("--manifest", type=Path, metavar="CSV", help="path,label,speaker[,fold...]")
     group.add_argument("--part", choices=PARTS, default="all", help="of IEMOCAP")
-    group.add_argument("--happy", choices=HAPPY, default="both", help="what IEMOCAP's happy is")
-    group.add_argument("--skip-bad", action="store_true", help="leave bad clips out, and say so")
-    group.add_argument("--cache", type=Path, default=Path("runs/cache"), help="features go here")
+    group.add_argument("--happy", choices=HAPPY, default="both", help="emotions in the class happy")
+    group.add_argument("--skip-bad", action="store_true", help="leave bad clips out, with a note")
+    group.add_argument("--cache", type=Path, default=Path("runs/cache"), help="of the features")
     group.add_argument("--quiet", action="store_true", help="no progress bars")
     return group
 
@@ -88,7 +98,7 @@ def network(args: argparse.Namespace, num_classes: int) -> MACNN | TDNN:
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Read the flags; a preset sets what is not given."""
+    """Read the flags; a preset sets those that are not given."""
     parser = argparse.ArgumentParser(
         prog="python -m examples.ser.train",
         description="Train MACNN on one fold of a corpus.",
@@ -96,7 +106,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     group = add_corpus(parser)
     group.add_argument(
-        "--protocol", choices=PROTOCOLS, default="speaker", help="what folds keep apart"
+        "--protocol", choices=PROTOCOLS, default="speaker", help="what the folds keep apart"
     )
     group.add_argument("--fold", type=int, default=0, help="the fold to test on")
     group = parser.add_argument_group("features")
@@ -148,12 +158,16 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
             setattr(args, key, value)
     for key in ("epochs", "batch_size", "lr"):
         if not getattr(args, key) > 0:
-            parser.error(f"--{key.replace('_', '-')} must be above 0, got {getattr(args, key)}")
+            flag = f"--{key.replace('_', '-')}"
+            parser.error(f"expected {flag} above 0, got {getattr(args, key)}; raise it")
     for key in ("places", "head", "padding"):
         if args.network != "macnn" and getattr(args, key) != parser.get_default(key):
             parser.error(
-                f"--{key} shapes MACNN, got --network {args.network}; leave one of them out"
+                f"expected --network macnn with --{key}, got {args.network}; leave one out"
             )
     if args.validation and args.protocol != "speaker":
-        parser.error("--validation speakers need --protocol speaker; add --no-validation")
+        parser.error(
+            f"expected --protocol speaker with --validation, got {args.protocol}; "
+            "add --no-validation"
+        )
     return args

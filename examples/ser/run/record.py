@@ -1,55 +1,22 @@
-"""What a run leaves behind: rows with their provenance, predictions and pictures."""
+"""Record of a run: predictions, rows and pictures; its trained network is loaded from it."""
 
-import csv
+import argparse
 import json
-import platform
 import shlex
-import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
+from examples.provenance import write_csv
 from examples.ser.data.corpora import Corpus
-from examples.ser.data.features import Segments
+from examples.ser.data.segments import Segments
+from examples.ser.run import flags
 from examples.ser.run.evaluate import confusion, scores
 from examples.ser.run.figures import draw_beta, draw_confusion, draw_curves
-
-
-def git_commit(folder: Path = Path(__file__).parent) -> str:
-    """Commit of the code in `folder`, "-dirty" if it was changed since, or "not a checkout".
-
-    Results do not count as code: else the first script that writes some would taint the others.
-    """
-
-    def git(*words: str) -> str:
-        command = ["git", "-C", str(folder), *words]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-
-    try:
-        head = git("rev-parse", "HEAD")
-    except (OSError, subprocess.CalledProcessError):
-        return "not a checkout"
-    code = (":/", ":(top,exclude)*/results/*")
-    return head + ("-dirty" if git("status", "--porcelain", "-uno", "--", *code) else "")
-
-
-def provenance(
-    module: str, argv: Sequence[str], seed: int, device: torch.device, processes: int = 1
-) -> dict[str, Any]:
-    """Return what a row says about where it came from."""
-    cuda = device.type == "cuda"
-    return {
-        "device": torch.cuda.get_device_name() if cuda else f"cpu {platform.machine()}",
-        "processes": processes,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-        "seed": seed,
-        "command": shlex.join(["python", "-m", f"examples.ser.{module}", *argv]),
-    }
 
 
 def write_results(
@@ -87,15 +54,18 @@ def write_results(
     return rows
 
 
-def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Write rows that share their columns."""
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+def load_trained(record: Mapping[str, Any], folder: Path) -> tuple[argparse.Namespace, nn.Module]:
+    """Return the flags and the trained network of a run, from its checkpoint in `folder`."""
+    state = torch.load(folder / "checkpoint.pt", weights_only=True)["model"]
+    return restore(record["run"]["command"], record["labels"], state)
 
 
-def read_csv(path: Path) -> list[dict[str, str]]:
-    """Return the rows of a CSV file."""
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
+def restore(
+    command: str, labels: Sequence[str], state: Mapping[str, Any]
+) -> tuple[argparse.Namespace, nn.Module]:
+    """Return the flags of a training command, and its network with the weights `state`."""
+    _, _, _, *argv = shlex.split(command)  # python -m examples.ser.train ...
+    args = flags.parse(argv)
+    net = flags.network(args, len(labels))
+    net.load_state_dict(state)
+    return args, net.eval()

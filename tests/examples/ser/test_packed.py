@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from examples.ser import packed, train
-from examples.ser.data.corpora import CorpusError, load_manifest
-from examples.ser.data.features import load_frames
+from examples.ser.data.corpora import CorpusError
+from examples.ser.data.frames import load_frames
+from examples.ser.data.manifest import load_manifest
 from examples.ser.synthetic import write_synthetic
 
 

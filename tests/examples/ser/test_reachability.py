@@ -8,9 +8,9 @@ from random import Random
 
 import pytest
 
+from examples.provenance import read_csv, write_csv
 from examples.ser import reachability
 from examples.ser.reachability import CLIPS, denominator, published, reach
-from examples.ser.run.record import read_csv, write_csv
 
 FOLDS = Path(reachability.__file__).parent / "data" / "folds" / "ravdess.csv"
 HALF = Fraction(1, 2)

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from examples.provenance import read_csv
 from examples.ser import embedding, reproduce, robustness, similarity, svm, train
 from examples.ser.data.degrade import CONDITIONS
-from examples.ser.reproduce import OURS, Cell, read_cells, write_cell
+from examples.ser.grid.cells import OURS, Cell, read_cells, write_cell
 from examples.ser.run.evaluate import scores
-from examples.ser.run.record import read_csv
 from examples.ser.synthetic import write_synthetic
 
 

@@ -7,7 +7,8 @@ import pytest
 from filelock import FileLock
 
 from examples.ser import reproduce, train
-from examples.ser.reproduce import TABLES, VARIANTS, Cell, expand
+from examples.ser.grid.cells import TABLES, VARIANTS, Cell
+from examples.ser.reproduce import expand
 from examples.ser.run.flags import parse
 
 CELL = Cell("ravdess", "leaky-utterance", "none+aam-T0.1", 3, 7, "onecycle", 10, "bf16-mixed")
@@ -69,7 +70,7 @@ def test_a_part_of_iemocap_has_cells_of_its_own(tmp_path, trained, capsys):
     argv = ["--iemocap" if a == "--ravdess" else a for a in grid(tmp_path, "--table", "11")]
     cells = expand(["11"], reproduce.parse([*argv, "--part", "impro"]))
     assert len(cells) == len(TABLES["11"][0]) * 5
-    assert {(cell.corpus, cell.family) for cell in cells} == {("iemocap-impro", "iemocap")}
+    assert {(cell.corpus, cell.base_corpus) for cell in cells} == {("iemocap-impro", "iemocap")}
     assert Cell.parse(cells[0].name) == cells[0]
     reproduce.main([*argv, "--part", "impro", "--folds", "0"])
     assert {parse(command[3:]).part for command in trained} == {"impro"}

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from examples.ser import strong, train
-from examples.ser.data.corpora import RAVDESS_LABELS, ravdess_rows
 from examples.ser.data.load import load
-from examples.ser.grid.runs import Runs, shared
-from examples.ser.reproduce import Cell
+from examples.ser.data.ravdess import RAVDESS_LABELS, ravdess_rows
+from examples.ser.grid.cells import Cell
+from examples.ser.grid.runs import Runs, on_common_seeds
 from examples.ser.run.evaluate import utterance_posteriors
 from examples.ser.synthetic import write_synthetic
 
@@ -73,10 +73,10 @@ def test_the_gain_is_ours_less_the_baseline():
 def test_two_systems_are_compared_over_the_seeds_that_both_have_whole():
     ours = made(runs(1, 0.5), runs(2, 0.5), runs(3, 0.5, range(5)))
     base = made(runs(2, 0.5), runs(3, 0.5), runs(4, 0.5))
-    sides = shared(ours, base)
+    sides = on_common_seeds(ours, base)
     assert [{r["run"]["seed"] for r in side.records} for side in sides] == [{2}, {2}]
     assert [len(side.records) for side in sides] == [6, 6]
-    assert shared(made(runs(1, 0.5)), made(runs(2, 0.5))) is None
+    assert on_common_seeds(made(runs(1, 0.5)), made(runs(2, 0.5))) is None
     assert strong.gain(made(runs(1, 0.5)), made(runs(2, 0.5))) == {}
 
 

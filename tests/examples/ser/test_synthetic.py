@@ -12,9 +12,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from examples.ser.data.corpora import load_manifest
-from examples.ser.data.features import load_frames
-from examples.ser.data.load import split
+from examples.ser.data.frames import load_frames
+from examples.ser.data.manifest import load_manifest
+from examples.ser.data.splits import split
 from examples.ser.synthetic import STYLES, synthesize, write_synthetic
 
 

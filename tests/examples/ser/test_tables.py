@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, balanced_accuracy_score
 
+from examples.provenance import read_csv
 from examples.ser import tables
-from examples.ser.data.corpora import RAVDESS_LABELS, ravdess_rows
+from examples.ser.data.ravdess import RAVDESS_LABELS, ravdess_rows
 from examples.ser.grid import paper
-from examples.ser.reproduce import Cell
+from examples.ser.grid.cells import Cell
 from examples.ser.run.evaluate import scores
-from examples.ser.run.record import read_csv
 
 GAINS = (("icasa+aam", "none"), ("none+aam", "none"), ("icasa+aam", "none+aam"))
 VARIANTS = {"none": 0.3, "icasa+aam": 0.6, "none+aam": 0.4}  # share of right answers

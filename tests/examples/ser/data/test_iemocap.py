@@ -7,9 +7,9 @@ import pytest
 import soundfile
 
 from examples.ser.data.corpora import CorpusError, Utterance
-from examples.ser.data.features import load_frames
+from examples.ser.data.frames import load_frames
 from examples.ser.data.iemocap import IEMOCAP_COUNTS, IEMOCAP_LABELS, load_iemocap
-from examples.ser.data.load import split
+from examples.ser.data.splits import split
 
 OTHERS = {"impro": {"fru": 3, "xxx": 5, "fea": 1}, "script": {"fru": 2, "oth": 1}}
 HEADER = "% [START_TIME - END_TIME] TURN_NAME EMOTION [V, A, D]\n\n"
@@ -74,7 +74,7 @@ def small(tmp_path):
 
 def without_counts(corpus):
     """The problems but for the counts, which no small tree has right."""
-    assert corpus.problems[0].startswith("turns not as many as published: ")
+    assert corpus.problems[0].startswith("expected the published turns, got ")
     return corpus.problems[1:]
 
 
@@ -154,19 +154,25 @@ def test_macos_junk_is_ignored(small):
     [
         (
             "[1.0 - 2.0]\tSes01F_impro05a_F009\tneu\n",
-            r"unreadable, wanted \[start - end\], turn",
+            r"expected \[start - end\], turn, .* got another line",
         ),
-        ("[1.0 - 2.0] Ses01F_impro05a_F009 neu [2.5, 2.5, 2.5]\n", "unreadable, .* unpack the fi"),
+        (
+            "[1.0 - 2.0] Ses01F_impro05a_F009 neu [2.5, 2.5, 2.5]\n",
+            "got another line; unpack",
+        ),
         (
             line("Ses01F_impro05a_F009", "joy"),
-            "unknown emotion 'joy' of Ses01F_impro05a_F009; w",
+            "Ses01F_impro05a_F009: expected an emotion of ang, .*, got 'joy'",
         ),
-        (line("Ses01F_impro05a_F000", "neu"), "duplicated turn Ses01F_impro05a_F000; remove one"),
-        (line("Ses01F_impro05b_F000", "neu"), "turn Ses01F_impro05b_F000 belongs to another sess"),
-        (line("Ses01F_impro05a_X000", "neu"), "turn Ses01F_impro05a_X000 belongs to another"),
+        (line("Ses01F_impro05a_F000", "neu"), "duplicate turn Ses01F_impro05a_F000; remove one"),
+        (
+            line("Ses01F_impro05b_F000", "neu"),
+            "expected turns of this dialogue, got Ses01F_impro05b",
+        ),
+        (line("Ses01F_impro05a_X000", "neu"), "dialogue, got Ses01F_impro05a_X000 of another"),
     ],
 )
-def test_a_bad_line_is_a_problem_naming_file_line_and_mend(small, text, message):
+def test_a_bad_line_is_a_problem_with_file_line_and_hint(small, text, message):
     file = small / "Session1" / "dialog" / "EmoEvaluation" / "Ses01F_impro05a.txt"
     lines = file.read_text(encoding="latin-1")
     file.write_text(lines + text, encoding="latin-1")
@@ -183,7 +189,7 @@ def test_a_dialogue_in_another_session_is_a_problem(small):
     here, there = (small / f"Session{n}" / "dialog" / "EmoEvaluation" / name for n in (1, 2))
     here.rename(there)
     problems = load_iemocap(small).problems
-    assert sum("belongs to another session" in problem for problem in problems) == 8
+    assert sum("expected turns of this dialogue" in problem for problem in problems) == 8
 
 
 def test_missing_wavs_are_counted_by_dialogue(small):
@@ -192,9 +198,11 @@ def test_missing_wavs_are_counted_by_dialogue(small):
         wav.unlink()
     corpus = load_iemocap(small)
     (problem,) = without_counts(corpus)
-    assert problem.startswith(f"{folder}: 3 of 8 wavs, missing Ses04M_script01_1b_F000, ")
+    assert problem.startswith(
+        f"{folder}: expected 8 wavs, got 3, missing Ses04M_script01_1b_F000, "
+    )
     assert problem.endswith("Ses04M_script01_1b_F003 and 1 more; unpack again")
-    settled = corpus.settle([], [], skip_bad=True)
+    settled = corpus.raise_or_skip([], [], skip_bad=True)
     assert len(settled.utterances) == 75
     assert f"skipped: {problem}" in settled.notes
 
@@ -204,7 +212,7 @@ def test_a_missing_session_is_a_problem(small):
     for file in folder.iterdir():
         file.unlink()
     corpus = load_iemocap(small)
-    assert corpus.problems[0] == f"{folder}: no evaluation file *.txt; unpack the archive again"
+    assert corpus.problems[0] == f"{folder}: expected *.txt, got no evaluation file; unpack again"
     assert corpus.folds == (0, 1, 3, 4)
 
 
@@ -214,20 +222,20 @@ def test_counts_other_than_published_are_one_problem(tmp_path):
         turns[next(turn for turn in turns if turns[turn] == emotion)] = "fru"
     corpus = load_iemocap(write(tmp_path, turns))
     assert len(corpus.utterances) == 5529
-    mend = "unpack the archive again, or do not compare with published scores"
+    hint = "unpack the archive again, or do not compare with published scores"
     assert corpus.problems == (
-        f"turns not as many as published: ang 1102 of 1103, hap 594 of 595; {mend}",
+        f"expected the published turns, got ang 1102 of 1103, hap 594 of 595; {hint}",
     )
 
 
 def test_options_and_roots_that_hold_nothing_are_refused(small, tmp_path):
-    with pytest.raises(ValueError, match="part must be among all, impro, script; got 'improv'"):
+    with pytest.raises(ValueError, match="expected part among all, impro, script, got 'improv'"):
         load_iemocap(small, part="improv")
     with pytest.raises(
-        ValueError, match="happy must be among both, happiness, excitement; got 'exc'"
+        ValueError, match="expected happy among both, happiness, excitement, got 'exc'"
     ):
         load_iemocap(small, happy="exc")
-    with pytest.raises(CorpusError, match="nowhere: is no folder; unpack the archive and name"):
+    with pytest.raises(CorpusError, match="nowhere: expected a folder, got none; unpack"):
         load_iemocap(tmp_path / "nowhere")
-    with pytest.raises(CorpusError, match=r"(?s)no evaluation file.*no turn to use; wanted Sessi"):
+    with pytest.raises(CorpusError, match=r"(?s)no evaluation file.*got no turn to use; check"):
         load_iemocap(small / "Session1")

@@ -3,10 +3,8 @@
 import numpy as np
 import pytest
 
-from examples.ser.data.corpora import load_manifest
-from examples.ser.data.features import MFCC_39, load_frames
-from examples.ser.data.prosody import MARGIN, N_MFCC, PROSODY, add_timbre_deltas, prosody, trim
-from examples.ser.synthetic import write_synthetic
+from examples.ser.data.features import PROSODY
+from examples.ser.data.prosody import MARGIN, N_MFCC, add_timbre_deltas, prosody, trim
 
 PITCH, LEVEL = N_MFCC, N_MFCC + 1  # rows
 
@@ -27,7 +25,7 @@ def test_silent_ends_are_cut_and_the_pause_inside_is_not():
 @pytest.mark.parametrize("hz", [110.0, 300.0])
 def test_pitch_is_that_of_the_tone(hz):
     rows = prosody(tone(hz))
-    assert rows.shape == (PROSODY.kept, rows.shape[1])
+    assert rows.shape == (PROSODY.cached_rows, rows.shape[1])
     assert np.exp(np.median(rows[PITCH])) == pytest.approx(hz, rel=0.01)
 
 
@@ -40,17 +38,9 @@ def test_loudness_moves_level_and_first_mfcc_alone():
 
 
 def test_deltas_are_the_slopes_of_the_mfcc():
-    frames = np.arange(PROSODY.kept)[:, None] * np.arange(40.0)[None]
+    frames = np.arange(PROSODY.cached_rows)[:, None] * np.arange(40.0)[None]
     made = add_timbre_deltas(frames)
     assert made.shape == (PROSODY.rows, 40)
-    np.testing.assert_array_equal(made[: PROSODY.kept], frames)
+    np.testing.assert_array_equal(made[: PROSODY.cached_rows], frames)
     slopes = np.broadcast_to(np.arange(N_MFCC)[:, None], (N_MFCC, 20))
-    np.testing.assert_allclose(made[PROSODY.kept :, 10:30], slopes, atol=1e-9)
-
-
-def test_each_feature_set_has_a_cache_of_its_own(tmp_path):
-    corpus = load_manifest(write_synthetic(tmp_path / "corpus", per_class=1))
-    for _ in range(2):  # cold, then warm
-        for features in (MFCC_39, PROSODY):
-            _, frames = load_frames(corpus, tmp_path / "cache", features=features)
-            assert {len(block) for block in frames.values()} == {features.kept}
+    np.testing.assert_allclose(made[PROSODY.cached_rows :, 10:30], slopes, atol=1e-9)

@@ -109,7 +109,7 @@ def test_the_picture_shows_both_distributions_and_closes(tmp_path, monkeypatch):
     [
         (np.ones((3, 2)) / 2, np.zeros(2, int), r"got \(3, 2\) and \(2,\)"),
         (np.ones((0, 2)), np.zeros(0, int), r"at least one utterance, got \(0, 2\)"),
-        (np.ones((3, 2)), np.zeros(3, int), r"rows sum to 1; apply a softmax"),
+        (np.ones((3, 2)), np.zeros(3, int), r"rows sum to 1, .* sums up to 2; apply a softmax"),
         (np.array([[1.5, -0.5]]), np.zeros(1, int), r"probabilities"),
     ],
 )

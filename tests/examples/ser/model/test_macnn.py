@@ -69,12 +69,12 @@ def test_heads_joined_along_the_height_equal_the_mean_over_heads():
     [("attention", "sea", ATTENTION), ("head", "tail", HEADS), ("padding", "valid", PADDING)],
 )
 def test_an_unknown_name_is_refused_with_the_known_ones(option, value, known):
-    with pytest.raises(ValueError, match=f"{option} must be among {', '.join(known)}; got"):
+    with pytest.raises(ValueError, match=f"expected {option} among {', '.join(known)}, got"):
         MACNN(3, **{option: value})
 
 
 def test_an_unknown_place_is_refused():
     with pytest.raises(
-        ValueError, match=f"places must be among {', '.join(CHANNELS)}; got 'conv9'"
+        ValueError, match=f"expected places among {', '.join(CHANNELS)}, got 'conv9'"
     ):
         MACNN(3, places=["conv9"])

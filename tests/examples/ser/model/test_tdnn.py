@@ -34,5 +34,5 @@ def test_beta_of_every_icasa_is_reported():
 
 
 def test_an_unknown_layer_is_refused_by_name():
-    with pytest.raises(ValueError, match=r"attention must be among none, .*; got 'best'"):
+    with pytest.raises(ValueError, match=r"expected attention among none, .*, got 'best'"):
         TDNN(8, 5, attention="best")

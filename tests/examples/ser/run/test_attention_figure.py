@@ -93,6 +93,6 @@ def test_it_closes_what_it_opened(tmp_path):
     ("picture", "maps"), [(X[0, 0], {}), (X, {"a": layer()})], ids=["no layer", "four axes"]
 )
 def test_what_cannot_be_drawn_is_refused(picture, maps, tmp_path):
-    with pytest.raises(ValueError, match=r"wants a spectrogram .* got \(.*\) and \d layers; give"):
+    with pytest.raises(ValueError, match=r"expected a spectrogram .* got \(.*\) and \d layers;"):
         draw_attention(picture, maps, tmp_path / "attention.png")
     assert not list(tmp_path.iterdir())

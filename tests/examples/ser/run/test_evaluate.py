@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from examples.ser.data.features import Segments
+from examples.ser.data.segments import Segments
 from examples.ser.run.evaluate import (
     confusion,
     expected_calibration_error,

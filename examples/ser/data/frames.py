@@ -1,0 +1,146 @@
+"""The feature cache: frames of every utterance, extracted once and kept on disk."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import tempfile
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Protocol
+
+import librosa
+import numpy as np
+import soxr
+from tqdm import tqdm
+
+from examples.ser.data.audio import SAMPLE_RATE, SHORTEST, SILENCE, Clip, ClipError, read_clip
+from examples.ser.data.corpora import Corpus, Utterance
+from examples.ser.data.features import MFCC_39, FeatureSet
+
+Frames = dict[str, np.ndarray]  # utterance id -> frames (K, F) float32, as a FeatureSet extracts
+
+
+class Reader(Protocol):
+    """Reads a clip in place of `read_clip`, as `degrade.DegradedReader` does."""
+
+    @property
+    def key(self) -> Sequence[object]:
+        """What the signals depend on besides the files, fit for JSON: part of the cache's key."""
+
+    def __call__(self, clip: Utterance) -> Clip:
+        """Return the clip, or raise ClipError."""
+
+
+def load_frames(
+    corpus: Corpus,
+    cache: str | Path,
+    *,
+    skip_bad: bool = False,
+    progress: bool = True,
+    reader: Reader | None = None,
+    features: FeatureSet = MFCC_39,
+) -> tuple[Corpus, Frames]:
+    """Check every clip; return the corpus without problems, and its frames.
+
+    Without a cache file each clip is read once, for the check and the features together; with one
+    no audio is read, for the problems found are cached too. A change of a file or a parameter
+    makes a new cache file. A `reader` replaces `read_clip` and has cache files of its own.
+
+    Raises:
+        CorpusError: problems of names, tables and audio, all in one list (not with `skip_bad`).
+        ValueError: the cache folder cannot be written.
+    """
+    path = _cache_path(corpus, Path(cache), reader, features)
+    if path.exists():
+        with np.load(path) as file:
+            table = dict(file)
+    else:
+        table = _extract(corpus.utterances, progress, reader, features)
+        _write(path, table)
+    ends = np.cumsum(table["lengths"])
+    frames, found, bad = {}, [], []
+    for i, (clip, fault) in enumerate(zip(corpus.utterances, table["faults"], strict=True)):
+        if fault:
+            found.append(f"{clip.path}: {fault}")
+            bad.append(clip.id)
+        else:
+            frames[clip.id] = table["static"][:, ends[i] - table["lengths"][i] : ends[i]]
+    corpus = corpus.raise_or_skip(found, bad, skip_bad=skip_bad)
+    return replace(corpus, notes=corpus.notes + _audio_notes(table)), frames
+
+
+def _cache_path(corpus: Corpus, cache: Path, reader: Reader | None, features: FeatureSet) -> Path:
+    """Return the cache file of these clips and settings; create its folder."""
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=cache):
+            pass
+    except OSError as error:
+        raise ValueError(
+            f"expected a writable cache folder, got {cache} ({error}); give another"
+        ) from error
+    stats = [(clip.id, clip.path.stat()) for clip in corpus.utterances]
+    files = [(clip, stat.st_size, stat.st_mtime_ns) for clip, stat in stats]
+    limits = [SAMPLE_RATE, SHORTEST, SILENCE, librosa.__version__, soxr.__version__]
+    settings = [*features.parameters, limits, files, *([reader.key] if reader else [])]
+    key = json.dumps(settings)
+    name = re.sub(r"\W", "_", corpus.name)
+    return cache / f"{name}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.npz"
+
+
+def _extract(
+    clips: Sequence[Utterance], progress: bool, reader: Reader | None, features: FeatureSet
+) -> dict[str, np.ndarray]:
+    """Read each clip once: its frames or its fault, and the facts for the notes."""
+    static, faults, facts = [], [], []
+    for clip in tqdm(clips, desc=features.name, unit="clip", disable=None if progress else True):
+        try:
+            audio = reader(clip) if reader else read_clip(clip.path)
+        except ClipError as error:
+            static.append(np.zeros((features.cached_rows, 0), np.float32))
+            faults.append(str(error))
+            facts.append((0, 0, 0.0))
+        else:
+            static.append(features.extract(audio.signal))
+            faults.append("")
+            facts.append((audio.rate, audio.channels, audio.seconds))
+    rate, channels, seconds = (np.array(column) for column in zip(*facts, strict=True))
+    return {
+        "static": np.concatenate(static, axis=1),  # (K, all frames)
+        "lengths": np.array([block.shape[1] for block in static]),
+        "faults": np.array(faults),
+        "ids": np.array([clip.id for clip in clips]),
+        "rate": rate,
+        "channels": channels,
+        "seconds": seconds,
+    }
+
+
+def _write(path: Path, table: dict[str, np.ndarray]) -> None:
+    """Write a temporary file and rename it: another process sees the whole file or none."""
+    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
+        np.savez(file, **table)
+    os.replace(file.name, path)  # noqa: PTH105 - the atomic step
+
+
+def _audio_notes(table: dict[str, np.ndarray]) -> tuple[str, ...]:
+    """Report durations, unusual sample rates and clips of several channels."""
+    good = table["lengths"] > 0
+    ids, seconds = table["ids"][good], table["seconds"][good]
+    rate, channels = table["rate"][good], table["channels"][good]
+    usual, _ = Counter(rate.tolist()).most_common(1)[0]
+    notes = [
+        f"{len(ids)} clips at {usual} Hz, mean {seconds.mean():.2f} s, "
+        f"from {seconds.min():.2f} s ({ids[seconds.argmin()]}) "
+        f"to {seconds.max():.2f} s ({ids[seconds.argmax()]})"
+    ]
+    if odd := [f"{i} ({r} Hz)" for i, r in zip(ids, rate, strict=True) if r != usual]:
+        notes.append(f"{len(odd)} clips at another sample rate: {', '.join(odd)}")
+    if mixed := ids[channels > 1].tolist():
+        notes.append(f"{len(mixed)} clips of several channels, averaged: {', '.join(mixed)}")
+    return tuple(notes)

@@ -1,0 +1,125 @@
+"""Cells of the grid: the training runs behind the paper's tables, their names and files."""
+
+import gzip
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parents[1] / "results"
+GRID = RESULTS / "grid"
+FOLDS = {"ravdess": range(6), "iemocap": range(5)}
+ATTENTIONS = ("none", "sa", "ica", "icasa", "eca", "cbam", "se", "ca")
+THRESHOLDS = (0.1, 0.3, 0.5, 0.7, 0.9)
+ALPHAS = (1, 2, 3, 5)
+AUGMENT = ("crop", "spec-augment", "mixup")  # of Table 9
+VARIANTS = {
+    "none": ["--attention", "none"],
+    "icasa": ["--attention", "icasa"],
+    **{f"{name}+aam": ["--attention", name, "--aam"] for name in ATTENTIONS},
+    "none+aam-unweighted": ["--attention", "none", "--aam", "--alpha", "0"],
+    "none+aam-random": ["--attention", "none", "--aam", "--pairing", "random"],
+    **{f"none+aam-T{t}": ["--attention", "none", "--aam", "--threshold", f"{t}"]
+       for t in THRESHOLDS if t != 0.7},
+    **{f"none+aam-alpha{a}": ["--attention", "none", "--aam", "--alpha", f"{a}"]
+       for a in ALPHAS if a != 2},
+    **{f"none{aam}+{name}": ["--attention", "none", "--augment", name, *["--aam"] * bool(aam)]
+       for aam in ("", "+aam") for name in AUGMENT},
+    "none-stride0.4": ["--attention", "none", "--train-stride", "0.4"],
+}  # fmt: skip
+SPEAKER, LEAKY = ("speaker",), ("leaky-utterance", "leaky-segment")
+LAYERS = ("none+aam", "eca+aam", "cbam+aam", "se+aam", "ca+aam", "icasa+aam")
+OURS = ("none", "icasa+aam")  # the paper's baseline, and AAM-ICASA-MACNN
+# Table -> (variants, protocols). Tables 13 to 19 are made from the same predictions.
+TABLES = {
+    "6": (("none+aam", *(v for v in VARIANTS if "-T" in v)), SPEAKER),
+    "7": (("none+aam", *(v for v in VARIANTS if "-alpha" in v)), SPEAKER),
+    "8": (("none", "none+aam-unweighted", "none+aam-random", "none+aam"), SPEAKER),
+    # SPA, which Table 9 also combines with AAM, was never published: no cell can stand for it.
+    "9": (("none", "none+aam", *(v for v in VARIANTS if v.split("+")[-1] in AUGMENT)), SPEAKER),
+    "10": (("none+aam", "sa+aam", "ica+aam", "icasa+aam"), SPEAKER),
+    "11": (LAYERS, SPEAKER),  # of IEMOCAP; RAVDESS has them in Table 12
+    "12": (LAYERS, SPEAKER),
+    "13-19": (OURS, SPEAKER),
+    "protocol": ((*OURS, "none-stride0.4"), SPEAKER + LEAKY),
+    "separate": (
+        ("none", "icasa", "none+aam", "icasa+aam"),
+        SPEAKER,
+    ),  # each part alone
+}
+SEED = 987654
+NAME = (
+    r"(?P<corpus>\w+(?:-(?:impro|script))?)-(?P<protocol>speaker|leaky-\w+)-(?P<variant>.+)"
+    r"-(?P<preset>[a-z]+)(?P<epochs>\d+)-(?P<precision>32-true|bf16-mixed)-seed(?P<seed>\d+)-fold(?P<fold>\d+)"
+)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training run of the grid."""
+
+    corpus: str
+    protocol: str
+    variant: str
+    fold: int
+    seed: int
+    preset: str
+    epochs: int
+    precision: str
+
+    @property
+    def name(self) -> str:
+        """Name of its folder and file."""
+        what = f"{self.corpus}-{self.protocol}-{self.variant}-{self.budget}"
+        return f"{what}-seed{self.seed}-fold{self.fold}"
+
+    @property
+    def budget(self) -> str:
+        """Name of preset, epochs and precision."""
+        return f"{self.preset}{self.epochs}-{self.precision}"
+
+    @property
+    def group(self) -> tuple[str, str, str, str]:
+        """Return what all folds and seeds of one experiment have in common."""
+        return self.corpus, self.protocol, self.budget, self.variant
+
+    @property
+    def base_corpus(self) -> str:
+        """Name of the corpus, without the part of it that is used."""
+        return self.corpus.partition("-")[0]
+
+    @property
+    def is_paper_model(self) -> bool:
+        """Whether the cell trains the paper's model, with any budget."""
+        return self.preset != "strong"
+
+    @classmethod
+    def parse(cls, name: str) -> "Cell":
+        """Return the cell of a name."""
+        if not (found := re.fullmatch(NAME, name)):
+            raise ValueError(f"expected the name of a cell, {NAME}, got {name!r}")
+        parts = found.groupdict()
+        return cls(**parts | {key: int(parts[key]) for key in ("epochs", "seed", "fold")})
+
+    def flags(self) -> list[str]:
+        """Return the flags of `examples.ser.train` for this cell."""
+        flags = ["--protocol", self.protocol, "--fold", str(self.fold), "--seed", str(self.seed)]
+        flags += [f"--{self.preset}", "--epochs", str(self.epochs), "--precision", self.precision]
+        return [*flags, "--no-validation", *VARIANTS[self.variant]]
+
+
+def write_cell(content: bytes, target: Path) -> None:
+    """Write a temporary file without a time stamp and rename it: equal content, equal bytes."""
+    partial = target.with_suffix(".tmp")
+    partial.write_bytes(gzip.compress(content, mtime=0))
+    partial.replace(target)
+
+
+def read_cells(folder: Path) -> dict[Path, tuple[Cell, dict[str, Any]]]:
+    """Read every finished cell: its file, the cell, and its record."""
+    return {
+        path: (Cell.parse(path.name.removesuffix(".json.gz")),
+               json.loads(gzip.decompress(path.read_bytes())))
+        for path in sorted(folder.glob("*.json.gz"))
+    }  # fmt: skip

@@ -1,0 +1,80 @@
+"""The feature cache: all bad clips in one list, warm without audio, cold after a change."""
+
+import os
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from examples.ser.data import frames as cache
+from examples.ser.data.corpora import CorpusError, Utterance
+from examples.ser.data.frames import load_frames
+from examples.ser.data.ravdess import load_ravdess, ravdess_rows
+from tests.examples.ser.clips import BAD, write_clip
+
+
+def test_all_bad_clips_come_in_one_list_or_are_skipped_with_notice(corpus, tmp_path):
+    bad = []
+    for case, (make, _) in BAD.items():
+        make(tmp_path / f"bad_{case}.wav")
+        bad.append(Utterance(f"bad_{case}", tmp_path / f"bad_{case}.wav", "sad", "s0", fold=0))
+    whole = replace(corpus, utterances=corpus.utterances + tuple(bad), problems=("x.txt: stray",))
+    for _ in ("cold", "warm"):
+        with pytest.raises(CorpusError) as caught:
+            load_frames(whole, tmp_path / "cache", progress=False)
+        assert len(caught.value.problems) == len(BAD) + 1
+        assert all(str(clip.path) in str(caught.value) for clip in bad)
+    settled, frames = load_frames(whole, tmp_path / "cache", skip_bad=True, progress=False)
+    assert settled.utterances == corpus.utterances
+    assert set(frames) == {clip.id for clip in corpus.utterances}
+    assert not settled.problems
+    skipped = [note for note in settled.notes if note.startswith("skipped: ")]
+    assert skipped == [f"skipped: {problem}" for problem in caught.value.problems]
+    nothing = replace(corpus, utterances=tuple(bad))
+    with pytest.raises(CorpusError, match="expected a usable clip, got none"):
+        load_frames(nothing, tmp_path / "cache", skip_bad=True, progress=False)
+
+
+def test_the_official_layout_goes_through_with_notes_on_what_deviates(tmp_path):
+    root = tmp_path / "ravdess" / "Audio_Speech_Actors_01-24"
+    source = write_clip(tmp_path / "s.wav", 0.6, 48_000)
+    for n, row in enumerate(ravdess_rows()):
+        path = root / row["speaker"] / f"{row['id']}.wav"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.hardlink_to(source) if n > 1 else write_clip(path, 0.7, 22_050 if n else 48_000, 2 - n)
+    corpus, frames = load_frames(load_ravdess(tmp_path / "ravdess"), tmp_path / "cache")
+    assert len(frames) == 1440
+    assert corpus.notes[1:] == (
+        "1 clips at another sample rate: 03-01-01-01-01-02-01 (22050 Hz)",
+        "1 clips of several channels, averaged: 03-01-01-01-01-01-01",
+    )
+    assert "1440 clips at 48000 Hz, mean 0.60 s, from 0.60 s" in corpus.notes[0]
+
+
+def test_a_warm_cache_reads_no_audio_and_a_changed_file_is_read_again(
+    corpus, frames, tmp_path, monkeypatch
+):
+    with monkeypatch.context() as patch:
+        patch.setattr(cache, "read_clip", lambda path: pytest.fail(f"{path} was read"))
+        again, warm = load_frames(corpus, tmp_path / "cache", progress=False)
+    assert again.notes == load_frames(corpus, tmp_path / "other", progress=False)[0].notes
+    assert warm.keys() == frames.keys()
+    assert all(np.array_equal(warm[key], frames[key]) for key in frames)
+    assert warm["4"].dtype == np.float32
+    write_clip(corpus.utterances[4].path, 1.5)
+    changed = load_frames(corpus, tmp_path / "cache", progress=False)[1]
+    assert changed["4"].shape == (13, 148)
+    assert np.array_equal(changed["5"], frames["5"])
+    write_clip(corpus.utterances[4].path, 1.5, gain=0.3)  # as many bytes as before, but later
+    os.utime(corpus.utterances[4].path, (2e9, 2e9))
+    later = load_frames(corpus, tmp_path / "cache", progress=False)[1]
+    assert not np.array_equal(later["4"], changed["4"])
+    assert len(list((tmp_path / "cache").glob("*.npz"))) == 3
+    assert not list((tmp_path / "cache").glob("*.tmp"))
+
+
+def test_an_unwritable_cache_is_named_before_any_audio_is_read(corpus, tmp_path, monkeypatch):
+    monkeypatch.setattr(cache, "read_clip", lambda path: pytest.fail(f"{path} was read"))
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match=r"expected a writable cache folder, got .*file \("):
+        load_frames(corpus, tmp_path / "file", progress=False)
