@@ -82,5 +82,5 @@ def test_the_command_writes_the_corpus(tmp_path):
 
 @pytest.mark.parametrize("wrong", [{"speakers": 5}, {"speakers": 2}, {"per_class": 0}])
 def test_impossible_sizes_are_refused(tmp_path, wrong):
-    with pytest.raises(ValueError, match="wanted an even number of 4 or more speakers and 1 or m"):
+    with pytest.raises(ValueError, match="expected an even number of 4 speakers or more"):
         write_synthetic(tmp_path, **wrong)

@@ -8,10 +8,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, balanced_accuracy_score
 
-from examples.provenance import read_csv
 from examples.ser import tables
 from examples.ser.data.ravdess import RAVDESS_LABELS, ravdess_rows
-from examples.ser.grid import paper
 from examples.ser.grid.cells import Cell
 from examples.ser.run.evaluate import scores
 
@@ -146,39 +144,13 @@ def test_the_gain_is_tested_against_the_baseline_of_the_same_budget(grid):
     assert float(by["icasa+aam", "none", 20, "WA"]["difference"]) == 0
 
 
-def test_a_seed_that_lacks_a_fold_is_left_out_where_another_is_whole(folder, tmp_path):
-    cells = sorted(folder.glob("ravdess-speaker-none-*"))
-    for path in (*cells, *cells[:2]):
-        (tmp_path / path.name).write_bytes(path.read_bytes())
-    for path in cells[:2]:
-        record = json.loads(gzip.decompress(path.read_bytes()))
-        record["run"]["seed"] = 2
-        other = tmp_path / path.name.replace("seed1", "seed2")
-        other.write_bytes(gzip.compress(json.dumps(record).encode()))
-    (runs,) = tables.read_grid(tmp_path).values()
-    assert (runs.facts()["folds"], runs.facts()["seeds"]) == (6, 1)
-    for path in cells[3:]:
-        (tmp_path / path.name).unlink()
-    (runs,) = tables.read_grid(tmp_path).values()  # none is whole: all that there is
-    assert (runs.facts()["folds"], runs.facts()["seeds"]) == (3, 2)
-
-
-def test_a_commit_that_was_changed_says_so(grid):
-    runs = grid["ravdess", "speaker", "onecycle10-32-true", "none"]
-    commits = ("a" * 40, "a" * 40 + "-dirty", "b" * 40 + " " + "c" * 40)
-    run = runs.records[0]["run"]
-    said = [{"run": run | {"commit": commit}} for commit in commits]
-    facts = replace(runs, records=tuple(said)).facts()
-    assert facts["commit"] == "aaaaaaaaa aaaaaaaaa-dirty bbbbbbbbb ccccccccc"
-
-
 def test_a_name_says_what_the_grid_has_several_of(grid):
     runs = grid["ravdess", "speaker", "onecycle10-32-true", "none"]
     changes = ({}, {"epochs": 20}, {"epochs": 20, "preset": "paper"}, {"corpus": "iemocap"})
     names = []
     for change in changes:
         other = replace(runs, cell=replace(runs.cell, variant="icasa", **change))
-        names.append(tables.named(runs, {("a",): runs, ("b",): other}))
+        names.append(tables.run_name(runs, {("a",): runs, ("b",): other}))
     assert names == ["none", "none, 10 epochs", "none, onecycle10-32-true", "none, ravdess"]
 
 
@@ -200,9 +172,3 @@ def test_the_protocol_table_names_every_leak(grid, monkeypatch, tmp_path):
     leaks = [row["leak"] for row in tables.protocol(grid)]
     assert leaks.count("none") == 2
     assert set(leaks) == {"none", "leaky-epoch", "leaky-utterance", "leaky-utterance + leaky-epoch"}
-
-
-def test_the_papers_numbers_are_each_there_once():
-    rows = read_csv(paper.PAPER)
-    assert len(paper.read_paper()) == len(rows)
-    assert {row["table"] for row in rows} >= {"5", "8", "12", "13", "15", "17", "19", "21"}

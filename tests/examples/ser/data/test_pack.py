@@ -1,0 +1,30 @@
+"""A packed corpus comes out as it went in."""
+
+import numpy as np
+import pytest
+
+from examples.ser.data import pack
+from examples.ser.data.corpora import CorpusError
+
+
+def test_what_was_packed_comes_out(corpus, frames, tmp_path):
+    pack.pack(corpus, frames, tmp_path / "a.npz")
+    again, blocks = pack.unpack(tmp_path / "a.npz")
+    assert (again.name, again.labels, again.folds) == (corpus.name, corpus.labels, corpus.folds)
+    for a, b in zip(corpus.utterances, again.utterances, strict=True):
+        for field in (*pack.FIELDS, "fold"):
+            assert getattr(a, field) == getattr(b, field), field
+        np.testing.assert_allclose(blocks[b.id], frames[a.id], rtol=2**-11, atol=1e-3)
+
+
+def test_another_file_is_refused(tmp_path):
+    (tmp_path / "a.npz").write_bytes(b"nothing")
+    for name in ("a.npz", "b.npz"):
+        with pytest.raises(CorpusError, match=r"expected a packed .* run examples\.ser\.packed"):
+            pack.unpack(tmp_path / name)
+
+
+def test_other_features_are_refused(corpus, frames, tmp_path):
+    pack.pack(corpus, frames, tmp_path / "a.npz")
+    with pytest.raises(CorpusError, match="expected prosody features, got mfcc"):
+        pack.unpack(tmp_path / "a.npz", "prosody")
