@@ -249,7 +249,7 @@ class Bench:
 
     def save(self, line: Row) -> None:
         """Show a row and write all of them."""
-        # Not by examples.ser.run.record: a machine with a GPU may have torch and numpy alone.
+        # Not by examples.provenance: a machine with a GPU may have torch and numpy alone.
         self.rows.append(line)
         with (self.settings.out / FILE).open("w", newline="") as file:
             writer = csv.DictWriter(file, self.rows[0], lineterminator="\n")

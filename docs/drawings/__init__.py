@@ -1,6 +1,6 @@
 """Our drawings of the paper's figures: ``python -m drawings OUT`` (from docs/) writes them as SVG.
 
-The site's ``drawing`` directive (``extensions/layer_page.py``) puts them into the pages.
+The site's ``drawing`` directive (``extensions/pages.py``) puts them into the pages.
 """
 
 from collections.abc import Callable
