@@ -99,7 +99,7 @@ def draw_calibration(
     rows = reliability(posterior, y, bins)
     edges = [row["low"] for row in rows] + [1.0]
     right = posterior.argmax(1) == y
-    figure, (left, beside) = plt.subplots(1, 2, figsize=(9, 3.8), layout="constrained")
+    figure, (left, histogram) = plt.subplots(1, 2, figsize=(9, 3.8), layout="constrained")
     left.bar(edges[:-1], [row["accuracy"] for row in rows], 1 / bins, align="edge", edgecolor="w")
     left.plot((0, 1), (0, 1), color="grey", linewidth=0.8, linestyle=":", label="calibrated")
     held = [row for row in rows if row["count"]]
@@ -107,9 +107,9 @@ def draw_calibration(
     left.set(xlim=(0, 1), ylim=(0, 1), xlabel="confidence", ylabel="accuracy")
     left.legend()
     sides = [posterior.max(1)[right], posterior.max(1)[~right]]
-    beside.hist(sides, edges, label=["right", "wrong"], color=["tab:green", "tab:red"])
-    beside.set(xlim=(0, 1), xlabel="confidence", ylabel="utterances")
-    beside.legend()
+    histogram.hist(sides, edges, label=["right", "wrong"], color=["tab:green", "tab:red"])
+    histogram.set(xlim=(0, 1), xlabel="confidence", ylabel="utterances")
+    histogram.legend()
     found = calibration(posterior, y, bins)
     figure.suptitle(f"{title}\nECE {found['ECE']:.3f}, MCE {found['MCE']:.3f}")
     figure.savefig(path, dpi=150)

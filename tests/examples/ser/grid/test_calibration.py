@@ -94,11 +94,11 @@ def test_the_picture_shows_both_distributions_and_closes(tmp_path, monkeypatch):
     posterior, y = drawn()
     draw_calibration(posterior, y, "a title", tmp_path / "calibration.png")
     (figure,) = kept
-    left, beside = figure.axes
+    left, histogram = figure.axes
     accuracy = [row["accuracy"] for row in reliability(posterior, y)]
     np.testing.assert_allclose([bar.get_height() for bar in left.patches], accuracy)
     right = (posterior.argmax(1) == y).sum()
-    heights = [sum(bar.get_height() for bar in part) for part in beside.containers]
+    heights = [sum(bar.get_height() for bar in part) for part in histogram.containers]
     assert heights == [right, len(y) - right]
     assert (tmp_path / "calibration.png").stat().st_size > 10_000
     close(figure)
