@@ -1,4 +1,4 @@
-"""Argument and tensor checks shared by the layers: what was wanted, what came, the mend."""
+"""Argument and tensor checks of the layers: each message says "expected ..., got ...; hint"."""
 
 from numbers import Integral, Real
 from typing import Any
@@ -8,9 +8,18 @@ from torch import Tensor
 
 
 def check_positive_int(name: str, value: int) -> int:
-    """Return ``value`` if it is an integer of at least 1, numpy's too."""
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
-        raise ValueError(f"{name} must be an integer >= 1, got {value!r}")
+    """Return ``value`` as an int if it is an integer of at least 1, numpy's too."""
+    return _check_int(name, value, 1)
+
+
+def check_non_negative_int(name: str, value: int) -> int:
+    """Return ``value`` as an int if it is an integer of at least 0, numpy's too."""
+    return _check_int(name, value, 0)
+
+
+def _check_int(name: str, value: int, least: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+        raise ValueError(f"expected {name} to be an integer >= {least}, got {value!r}")
     return int(value)
 
 
@@ -19,7 +28,8 @@ def check_odd_int(name: str, value: int) -> int:
     value = check_positive_int(name, value)
     if value % 2 == 0:
         raise ValueError(
-            f"{name} must be odd to keep the length, got {value}; use {value - 1} or {value + 1}"
+            f"expected {name} to be odd, so that the length stays, got {value}; "
+            f"use {value - 1} or {value + 1}"
         )
     return value
 
@@ -27,7 +37,7 @@ def check_odd_int(name: str, value: int) -> int:
 def check_one_of(name: str, value: object, allowed: tuple[object, ...]) -> None:
     """Raise unless ``value`` is among ``allowed``."""
     if value not in allowed:
-        raise ValueError(f"{name} must be one of {list(allowed)}, got {value!r}")
+        raise ValueError(f"expected {name} to be one of {list(allowed)}, got {value!r}")
 
 
 def check_ndim(ndim: int) -> int:
@@ -43,29 +53,29 @@ def check_input(layer: Any, x: Tensor) -> None:
     ndim = getattr(layer, "ndim", 2)
     if x.ndim == ndim + 2 and x.shape[1] == layer.channels and x.is_floating_point():
         return
-    wanted = f"(N, {layer.channels}, {('L', 'H, W', 'D, H, W')[ndim - 1]})"
-    got = f"{type(layer).__name__} wants x of shape {wanted}, got {tuple(x.shape)}"
+    name = type(layer).__name__
+    shape = f"(N, {layer.channels}, {('L', 'H, W', 'D, H, W')[ndim - 1]})"
+    error = f"{name} expected x of shape {shape}, got {tuple(x.shape)}"
     if x.ndim != ndim + 2:
-        mends = []
+        hints = []
         if x.ndim == ndim + 1:
-            mends.append("add the batch axis with x.unsqueeze(0)")
+            hints.append("add the batch axis with x.unsqueeze(0)")
         if hasattr(layer, "ndim") and 3 <= x.ndim <= 5:
-            mends.append(f"build the layer with ndim={x.ndim - 2}")
-        raise ValueError(f"{got}; {' or '.join(mends) or f'reshape x to {ndim + 2} axes'}")
+            hints.append(f"build the layer with ndim={x.ndim - 2}")
+        raise ValueError(f"{error}; {' or '.join(hints) or f'reshape x to {ndim + 2} axes'}")
     if x.shape[1] != layer.channels:
         raise ValueError(
-            f"{got}; build the layer with channels={x.shape[1]} "
+            f"{error}; build the layer with channels={x.shape[1]} "
             "or permute the channel axis to dim 1"
         )
-    name = type(layer).__name__
-    mend = "take x.real or x.abs()" if x.is_complex() else "call x.float()"
-    raise ValueError(f"{name} wants a floating point x, got {x.dtype}; {mend} first")
+    hint = "take x.real or x.abs()" if x.is_complex() else "call x.float()"
+    raise ValueError(f"{name} expected a floating point x, got {x.dtype}; {hint} first")
 
 
 def check_range(name: str, value: float, low: float, high: float) -> float:
     """Return ``value`` if it is a number in [low, high]."""
     if not isinstance(value, Real) or not low <= value <= high:
-        raise ValueError(f"{name} must be a number in [{low:g}, {high:g}], got {value!r}")
+        raise ValueError(f"expected {name} to be a number in [{low:g}, {high:g}], got {value!r}")
     return float(value)
 
 
@@ -73,20 +83,20 @@ def check_per_sample(name: str, value: Tensor, x: Tensor) -> None:
     """Raise unless ``value`` is a tensor with one entry per sample."""
     if not isinstance(value, Tensor):
         raise ValueError(
-            f"{name} must be a tensor of shape ({len(x)},), got {type(value).__name__}; "
+            f"expected {name} to be a tensor of shape ({len(x)},), got {type(value).__name__}; "
             f"number the ids and wrap them in torch.tensor"
         )
     if value.shape != x.shape[:1]:
         raise ValueError(
-            f"{name} must have shape ({len(x)},), one entry per sample, got {tuple(value.shape)}"
+            f"expected {name} of shape ({len(x)},), one entry per sample, got {tuple(value.shape)}"
         )
     check_same_device(name, value, x)
 
 
 def check_same_device(name: str, value: Tensor, x: Tensor) -> None:
-    """Raise unless ``value`` lies where ``x`` lies."""
+    """Raise unless ``value`` is on the device of ``x``."""
     if value.device != x.device:
         raise ValueError(
-            f"{name} must lie on x's device {x.device}, got {value.device}; "
+            f"expected {name} on x's device {x.device}, got {value.device}; "
             f"call {name}.to(x.device) first"
         )

@@ -3,7 +3,13 @@
 import torch
 from torch import Tensor, nn
 
-from icasa._check import check_input, check_ndim, check_odd_int, check_positive_int
+from icasa._check import (
+    check_input,
+    check_ndim,
+    check_non_negative_int,
+    check_odd_int,
+    check_positive_int,
+)
 
 CONVS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 
@@ -26,7 +32,7 @@ class DepthwiseSeparableConv(nn.Module):
         out_channels: :math:`M`, the output channels; ``channels`` when None.
         kernel_size: taps :math:`k` along each axis.
         stride: stride of the depthwise convolution.
-        padding: zeros on each side; None keeps the length at stride 1, which wants an odd kernel.
+        padding: zeros on each side; None keeps the length at stride 1, for an odd kernel.
         dilation: spacing of the depthwise taps.
         bias: whether both convolutions add a bias.
         ndim: number :math:`n` of spatial axes, 1, 2 or 3.
@@ -78,8 +84,8 @@ class DepthwiseSeparableConv(nn.Module):
             padding = dilation * (
                 check_odd_int("kernel_size (with padding=None)", kernel_size) // 2
             )
-        elif isinstance(padding, bool) or not isinstance(padding, int) or padding < 0:
-            raise ValueError(f"padding must be None or an integer >= 0, got {padding!r}")
+        else:
+            padding = check_non_negative_int("padding", padding)
         self.ndim = check_ndim(ndim)
         conv = CONVS[ndim]
         self.depthwise = conv(

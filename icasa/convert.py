@@ -1,4 +1,4 @@
-"""Weights of the official layers and of timm's into ours and back: renamed, reshaped, exact."""
+"""Convert weights between our layers and the official ones or timm's: renamed, reshaped, exact."""
 
 import inspect
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from icasa._check import check_one_of
 from icasa.attention import CA, CBAM, ECA, ICA, ICASA, SA, SE
 
 OURS = (CA, CBAM, ECA, ICA, ICASA, SA, SE)
-FIXED = {"ndim": 2, "shuffle": True}  # what every peer does and a layer of ours may not
+FIXED = {"ndim": 2, "shuffle": True}  # options that no peer has otherwise
 Layer = TypeVar("Layer", bound=nn.Module)
 Shape = tuple[int, ...]
 Weights = Mapping[str, Tensor]
@@ -23,7 +23,7 @@ class _Peer:
     name: str
     keys: Mapping[str, str]  # our submodule or parameter -> theirs
     conv2d: bool = True  # whether its linear maps are 1x1 convolutions
-    biases: tuple[str, ...] = ()  # ours that the peer can be built without: all of them or none
+    biases: tuple[str, ...] = ()  # ours that the peer may lack: all of them or none
     bias: bool = True  # whether the peer has them by default
     swapped: str = ""  # our weight whose two input maps stand in the other order there
     momentum: float | None = None  # of the norm, where it is not ours
@@ -31,7 +31,10 @@ class _Peer:
     def key(self, ours: str) -> str:
         module, _, leaf = ours.rpartition(".")
         if ours not in self.keys and module not in self.keys:
-            raise ValueError(f"{self.name} has nothing like {ours}; remove parametrizations first")
+            raise ValueError(
+                f"{self.name} expected the keys of a plain layer, got {ours}; "
+                f"remove parametrizations first"
+            )
         return self.keys.get(ours) or f"{self.keys[module]}.{leaf}"
 
     def shape(self, ours: str, shape: Shape) -> Shape:
@@ -94,7 +97,9 @@ def _peer(layer: type[nn.Module], source: str) -> tuple[type[nn.Module], _Peer]:
             return ours, peer
     has, name = ", ".join(ours.__name__ for ours in PEERS[source]), layer.__name__
     fits = [s for s, peers in PEERS.items() if any(issubclass(layer, ours) for ours in peers)]
-    raise ValueError(f"source {source!r} has {has}, got {name}; sources that have it: {fits}")
+    raise ValueError(
+        f"source {source!r} expected one of {has}, got {name}; sources that have it: {fits}"
+    )
 
 
 def _entries(model: nn.Module, source: str) -> dict[str, _Entry]:
@@ -102,14 +107,15 @@ def _entries(model: nn.Module, source: str) -> dict[str, _Entry]:
     entries = {key: _Entry(key, tuple(v.shape)) for key, v in model.state_dict().items()}
     layers = [m for m in model.named_modules(remove_duplicate=False) if isinstance(m[1], OURS)]
     if not layers:
-        raise ValueError(f"model must hold a layer of icasa.attention, got {type(model).__name__}")
+        raise ValueError(f"expected a model with a layer of icasa, got {type(model).__name__}")
     for name, layer in layers:
         peer, own = _peer(type(layer), source)[1], layer.state_dict()
-        for option, wanted in FIXED.items():
-            if getattr(layer, option, wanted) != wanted:
+        for option, value in FIXED.items():
+            if getattr(layer, option, value) != value:
+                got = getattr(layer, option)
                 raise ValueError(
-                    f"{peer.name} wants {option}={wanted}, got {option}={getattr(layer, option)}; "
-                    f"build {type(layer).__name__} with {option}={wanted}"
+                    f"{peer.name} expected {option}={value}, got {option}={got}; "
+                    f"build {type(layer).__name__} with {option}={value}"
                 )
         dot = f"{name}." if name else ""
         biases = frozenset(dot + peer.key(bias) for bias in peer.biases)
@@ -124,26 +130,27 @@ def _entries(model: nn.Module, source: str) -> dict[str, _Entry]:
     return entries
 
 
-def _check(entries: Mapping[str, _Entry], state_dict: Weights) -> None:
-    """Raise unless ``state_dict`` has the keys wanted, each a tensor of as many axes."""
-    wanted = {e.key: e for e in entries.values()}
+def _check_keys(entries: Mapping[str, _Entry], state_dict: Weights) -> None:
+    """Raise unless ``state_dict`` has the keys of ``entries``, each with as many axes."""
+    expected = {e.key: e for e in entries.values()}
     optional = {
         key
-        for key, e in wanted.items()
+        for key, e in expected.items()
         if key.endswith("num_batches_tracked") or (e.biases and e.biases.isdisjoint(state_dict))
     }
-    missing = [key for key in wanted if key not in state_dict.keys() | optional]
-    unexpected = [key for key in state_dict if key not in wanted]
+    missing = [key for key in expected if key not in state_dict.keys() | optional]
+    unexpected = [key for key in state_dict if key not in expected]
     if missing or unexpected:
         raise ValueError(
-            f"state_dict lacks {missing} and has {unexpected} too much; "
+            f"expected the peer's keys in state_dict, got {missing} missing and {unexpected} "
+            f"unexpected; "
             f"check the source and strip prefixes such as 'module.'"
         )
     for key, value in state_dict.items():
-        axes = len(wanted[key].shape)
+        axes = len(expected[key].shape)
         if not isinstance(value, Tensor) or value.ndim != axes:
             got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-            raise ValueError(f"{key} must be a tensor of {axes} axes, got {got}; check the source")
+            raise ValueError(f"expected {key} with {axes} axes, got {got}; check the source")
 
 
 def _options(
@@ -153,11 +160,11 @@ def _options(
     shown = {k: state_dict[peer.key(key)].shape[axis] for k, (key, axis) in SHOWN[layer].items()}
     C = shown.get("channels") if channels is None else channels
     if C is None:
-        raise ValueError(f"the weights of {peer.name} do not show channels; pass channels=...")
+        raise ValueError(f"expected channels for {peer.name}, got None; pass channels=...")
     if "half" in shown:
         half = shown.pop("half")
         if not half or C % (2 * half):
-            raise ValueError(f"channels must be divisible by 2 * {half} as in cweight, got {C}")
+            raise ValueError(f"expected channels divisible by 2 * {half} as in cweight, got {C}")
         shown["groups"] = C // (2 * half)
     if "width" in shown:
         width, key = shown.pop("width"), SHOWN[layer]["width"][0]
@@ -166,7 +173,10 @@ def _options(
             made = layer(C, reduction=reduction, device="meta").state_dict()
             if made[key].shape[0] == width:
                 return {**shown, "channels": C, "reduction": reduction}
-        raise ValueError(f"no reduction gives {layer.__name__}({C}) the peer's width {width}")
+        raise ValueError(
+            f"expected a width that some reduction gives {layer.__name__}({C}), got {width}; "
+            f"keep the peer's own layer"
+        )
     return {**shown, "channels": C}
 
 
@@ -175,7 +185,7 @@ def load_peer(model: nn.Module, state_dict: Weights, *, source: str) -> None:
 
     All is checked before anything is loaded. Tensors outside our layers go by their own names;
     biases that timm leaves out become zeros; a missing ``num_batches_tracked`` keeps its value.
-    A state_dict shows neither activation, gate, pooling nor skip: the peer's must be its defaults.
+    A state_dict does not show activation, gate, pooling or skip: the peer must have its defaults.
 
     Args:
         model: a layer of ours, or a model with such layers where the peer has its own.
@@ -195,18 +205,18 @@ def load_peer(model: nn.Module, state_dict: Weights, *, source: str) -> None:
     [1.0, 1.0, 1.0]
     """
     entries, values = _entries(model, source), model.state_dict()
-    _check(entries, state_dict)
+    _check_keys(entries, state_dict)
     for key, entry in entries.items():
         if entry.key in state_dict:
             value = state_dict[entry.key]
             if tuple(value.shape) != entry.shape:
-                mend = (
+                hint = (
                     "from_peer finds the options that fit, if any"
                     if entry.peer
-                    else "load it apart"
+                    else "load it separately"
                 )
                 raise ValueError(
-                    f"{entry.key} must have shape {entry.shape}, got {tuple(value.shape)}; {mend}"
+                    f"expected {entry.key} of shape {entry.shape}, got {tuple(value.shape)}; {hint}"
                 )
             values[key] = (value.flip(1) if entry.swapped else value).reshape(values[key].shape)
         elif entry.biases:
@@ -241,7 +251,7 @@ def from_peer(
     16
     """
     ours, peer = _peer(layer, source)
-    _check(_entries(layer(64, device="meta"), source), state_dict)
+    _check_keys(_entries(layer(64, device="meta"), source), state_dict)
     like = max(state_dict.values(), key=Tensor.is_floating_point)
     options = _options(ours, peer, state_dict, channels)
     made = layer(**options, device=like.device, dtype=like.dtype)
@@ -253,7 +263,7 @@ def from_peer(
 
 
 def to_peer(model: nn.Module, *, source: str, bias: bool | None = None) -> dict[str, Tensor]:
-    """Give the weights of a layer of ours, or of a model with such layers, as a peer has them.
+    """Return the weights of a layer of ours, or of a model with such layers, as a peer has them.
 
     Args:
         model: a layer of ours, or a model with such layers.
@@ -266,7 +276,7 @@ def to_peer(model: nn.Module, *, source: str, bias: bool | None = None) -> dict[
 
     Raises:
         ValueError: if the source has no such layer or options, a bias to leave out is not zero,
-            or ``bias`` has nothing to decide.
+            or ``bias`` is given where the source leaves no choice.
 
     >>> from icasa import SA
     >>> from icasa.convert import to_peer
@@ -275,13 +285,13 @@ def to_peer(model: nn.Module, *, source: str, bias: bool | None = None) -> dict[
     """
     entries, values = _entries(model, source), {}
     if bias is not None and not any(entry.biases for entry in entries.values()):
-        raise ValueError(f"bias must be None as source {source!r} leaves no choice, got {bias!r}")
+        raise ValueError(f"expected bias=None, as source {source!r} leaves no choice, got {bias!r}")
     for key, value in model.state_dict().items():
         entry = entries[key]
         if entry.peer and entry.biases and not (entry.peer.bias if bias is None else bias):
             if value.any():
                 raise ValueError(
-                    f"{key} must be zero as {entry.peer.name} has no bias, got other values; "
+                    f"expected {key} to be zero, as {entry.peer.name} has no bias, got others; "
                     f"pass bias=True and build {entry.peer.name} with biases"
                 )
         else:

@@ -28,8 +28,8 @@ class AttentionMaps(NamedTuple):
 def attention_maps(model: nn.Module, x: Tensor, *, grad: bool = False) -> dict[str, AttentionMaps]:
     """Gates of every attention layer of ``model``, each at its own input, in one forward of ``x``.
 
-    The model runs in the mode that it is in (call ``model.eval()`` first for what a trained net
-    does) and stays as it is: BatchNorms update copies of their running statistics. A layer within a
+    The model runs in its present mode (call ``model.eval()`` first for what a trained network
+    does) and is not changed: BatchNorms update copies of their running statistics. A layer within a
     layer, such as ICASA's branches, is shown by the outer one alone.
 
     Args:

@@ -1,4 +1,4 @@
-"""Parameter groups for an optimiser with weight decay, sparing what decay would spoil."""
+"""Parameter groups for an optimiser: weight decay for some parameters, none for the others."""
 
 from typing import Any
 
@@ -10,11 +10,11 @@ NORMS = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase)
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Split the trainable parameters of ``model`` into decayed and spared ones.
 
-    Spared are gates, beta, norms and biases: every parameter with at most one axis, every one of a
-    norm, every name ending in ``bias``, and whatever any submodule's ``no_weight_decay()`` names
-    (names without a parameter are passed over, as timm does). A parameter that is shared comes
-    once, and is spared if it is under any of its names. Call it on the model itself, before a
-    wrapper that flattens parameters.
+    Spared, that is without decay, are gates, beta, norms and biases: every parameter with at most
+    one axis, every one of a norm, every name ending in ``bias``, and whatever any submodule's
+    ``no_weight_decay()`` names (names without a parameter are ignored, as timm does). A shared
+    parameter is listed once, and is spared if it is under any of its names. Call it on the model
+    itself, before a wrapper that flattens parameters.
 
     Args:
         model: any module.
@@ -37,7 +37,7 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
     [('decayed', 0.05, 5), ('spared', 0.0, 16)]
     """
     if not weight_decay >= 0:
-        raise ValueError(f"weight_decay must be at least 0, got {weight_decay}; 0 switches it off")
+        raise ValueError(f"expected weight_decay >= 0, got {weight_decay}; 0 switches it off")
     spared = _spared(model)
     trained = [p for p in model.parameters() if p.requires_grad]
     return [

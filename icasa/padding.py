@@ -10,7 +10,7 @@ from icasa._check import check_per_sample
 def clear_padding(
     x: Tensor, lengths: Tensor | None, value: float = 0.0
 ) -> tuple[Tensor, Tensor | None]:
-    """Fill ``x`` (N, C, *S, W) from each sample's length on, and say what a mean then lacks.
+    """Fill ``x`` (N, C, *S, W) from each sample's length on; return it and the factor of a mean.
 
     The second value is W / length (N,), the factor from a mean over the whole last axis, its
     padding zero, to the mean over the valid positions. Without ``lengths`` all positions are valid:
@@ -22,13 +22,13 @@ def clear_padding(
     n, width = x.shape[0], x.shape[-1]
     if lengths.is_floating_point() or lengths.dtype == torch.bool:
         raise ValueError(
-            f"lengths must be integers, got {lengths.dtype}; count the valid positions of each "
-            f"sample and call lengths.long()"
+            f"expected integer lengths, got {lengths.dtype}; "
+            f"count the valid positions of each sample and call lengths.long()"
         )
     lengths = lengths.long()  # the width may be past a smaller type
     if not torch.compiler.is_compiling() and ((lengths < 1) | (lengths > width)).any():
         raise ValueError(
-            f"lengths must lie in 1..{width}, the last axis of x, got {lengths.tolist()}; "
+            f"expected lengths in 1..{width}, the last axis of x, got {lengths.tolist()}; "
             f"count the valid positions before padding"
         )
     valid = valid_positions(lengths, width).reshape(n, *[1] * (x.ndim - 2), width)
@@ -37,7 +37,7 @@ def clear_padding(
 
 
 def valid_positions(lengths: Tensor, width: int) -> Tensor:
-    """Say which of ``width`` positions come before each sample's length: (N, W)."""
+    """Return which of ``width`` positions are before each sample's length: (N, W)."""
     return torch.arange(width, device=lengths.device) < lengths.unsqueeze(1)
 
 
@@ -51,14 +51,14 @@ def spatial_mean(x: Tensor, lengths: Tensor | None, first: int = 2) -> Tensor:
 def batch_norm(norm: nn.Module, x: Tensor, valid: Tensor | None) -> Tensor:
     """``norm(x)`` of ``x`` (N, C, *S), in training by the statistics of the valid positions alone.
 
-    ``valid`` (N, *S) says which these are, all where it is None.
+    ``valid`` (N, *S) marks these; None means all.
     """
     if valid is None or not (isinstance(norm, _BatchNorm) and norm.training):
         return norm(x)  # type: ignore[no-any-return]
     last = x.movedim(1, -1)  # (N, *S, C)
     rows = last[valid]
     if torch.compiler.is_compiling():
-        # As a BatchNorm in training wants, whose question a graph could not answer otherwise.
+        # A BatchNorm in training requires it, and a graph cannot read the number of rows.
         torch._check(rows.shape[0] > 1)  # type: ignore[no-untyped-call]
     y = norm(rows.reshape(*rows.shape, *[1] * (x.ndim - 2))).reshape(rows.shape)
     spread = torch.zeros_like(last, dtype=y.dtype)

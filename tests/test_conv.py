@@ -42,8 +42,8 @@ def test_equals_one_dense_convolution_with_shape_and_counts(
     mix, taps = layer.pointwise.weight.flatten(1), layer.depthwise.weight[:, 0]
     dense = torch.einsum("mc,c...->mc...", mix, taps)
     shift = mix @ layer.depthwise.bias + layer.pointwise.bias if bias else None
-    wanted = DENSE[ndim](x, dense, shift, stride=s, padding=p, dilation=d)
-    torch.testing.assert_close(y, wanted)
+    expected = DENSE[ndim](x, dense, shift, stride=s, padding=p, dilation=d)
+    torch.testing.assert_close(y, expected)
 
     weights = C * k**ndim + C * M
     assert sum(q.numel() for q in layer.parameters()) == weights + (C + M if bias else 0)
@@ -70,8 +70,8 @@ def test_a_case_worked_by_hand():
         layer.pointwise.bias.fill_(-1.0)
     x = torch.tensor([[[1.0, 2, 3], [4, 5, 6]]], dtype=torch.float64)
     # Depthwise: 2+6, 1+4+9, 2+6 and a half each; 4-5, 5-6, 6.
-    wanted = [2 * 8.5 - 10 - 1, 2 * 14.5 - 10 - 1, 2 * 8.5 + 60 - 1]
-    torch.testing.assert_close(layer(x), torch.tensor([[wanted]], dtype=torch.float64))
+    expected = [2 * 8.5 - 10 - 1, 2 * 14.5 - 10 - 1, 2 * 8.5 + 60 - 1]
+    torch.testing.assert_close(layer(x), torch.tensor([[expected]], dtype=torch.float64))
 
 
 def test_without_bias_the_zero_map_stays_zero():
@@ -80,8 +80,8 @@ def test_without_bias_the_zero_map_stays_zero():
     assert not layer(torch.zeros(1, 4, 3, 3)).any()
 
 
-def test_an_even_kernel_wants_a_padding():
-    with pytest.raises(ValueError, match=r"kernel_size.*must be odd.*got 4; use 3 or 5"):
+def test_an_even_kernel_needs_a_padding():
+    with pytest.raises(ValueError, match=r"kernel_size.* to be odd.*got 4; use 3 or 5"):
         DepthwiseSeparableConv(8, kernel_size=4)
     layer = DepthwiseSeparableConv(8, kernel_size=4, padding=0)
     assert layer(torch.ones(1, 8, 4, 4)).shape == (1, 8, 1, 1)

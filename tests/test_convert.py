@@ -138,9 +138,9 @@ def convert(cls, weights, source, channels):
     return from_peer(cls, weights, source=source, channels=channels if cls in (SA, ECA) else None)
 
 
-def assert_same(got, wanted, most=0.0):
-    assert got.keys() == wanted.keys()
-    for key, value in wanted.items():
+def assert_same(got, expected, most=0.0):
+    assert got.keys() == expected.keys()
+    for key, value in expected.items():
         assert got[key].dtype == value.dtype, key
         assert got[key].shape == value.shape, key
         torch.testing.assert_close(got[key], value, rtol=0, atol=most, msg=key)
@@ -215,7 +215,7 @@ def test_an_integer_tensor_in_front_does_not_decide_the_dtype():
 
 @pytest.mark.parametrize("layer", [CA(64), CBAM(64)], ids=["CA", "CBAM"])
 def test_a_bias_is_left_out_only_if_it_is_zero(layer):
-    with pytest.raises(ValueError, match=r"bias must be zero as \w+ has no bias.*pass bias=True"):
+    with pytest.raises(ValueError, match=r"bias to be zero, as \w+ has no bias.*pass bias=True"):
         to_peer(layer, source="timm")
     with pytest.raises(ValueError, match="leaves no choice, got True"):
         to_peer(layer, source="official", bias=True)
@@ -228,20 +228,35 @@ def coordinate(drop=None, **extra):
 
 LINEAR = nn.ModuleDict({"fc1": nn.Linear(64, 4), "fc2": nn.Linear(4, 64)}).state_dict()
 REFUSED = [
-    (CA, "keras", {}, "source must be one of ['official', 'official_mbv2', 'timm'], got 'keras'"),
-    (ICA, "timm", {}, "source 'timm' has SE, ECA, CBAM, CA, got ICA; sources that have it: []"),
-    (SE, "official", {}, "has SA, CA, CBAM, ECA, got SE; sources that have it: ['timm']"),
-    (CA, "official_mbv2", coordinate(), "lacks ['conv2.weight', 'conv2.bias', 'conv3.weight',"),
-    (CA, "official", coordinate("bn1.bias"), "lacks ['bn1.bias'] and has [] too much; check the"),
-    (CA, "timm", coordinate("conv1.bias"), "lacks ['conv1.bias'] and has [] too much"),
-    (CA, "timm", {"state_dict": coordinate()}, "and has ['state_dict'] too much"),
-    (CA, "timm", coordinate(**{"bn1.bias": 1}), "bn1.bias must be a tensor of 1 axes, got int"),
-    (SE, "timm", LINEAR, "fc1.weight must be a tensor of 4 axes, got (4, 64); check the source"),
-    (CA, "timm", Coordinate(2048, 88).state_dict(), "no reduction gives CA(2048) the peer's width"),
-    (CA, "timm", coordinate(**{"conv1.weight": torch.ones(0, 64, 1, 1)}), "the peer's width 0"),
-    (SE, "timm", Squeeze(4, 8).state_dict(), "no reduction gives SE(4) the peer's width 8"),
-    (CA, "timm", coordinate(**{"conv_h.bias": torch.ones(1)}), "must have shape (64,), got (1,)"),
-    (ECA, "official", Neighbour(3).state_dict(), "do not show channels; pass channels=..."),
+    (CA, "keras", {}, "one of ['official', 'official_mbv2', 'timm'], got 'keras'"),
+    (
+        ICA,
+        "timm",
+        {},
+        "'timm' expected one of SE, ECA, CBAM, CA, got ICA; sources that have it: []",
+    ),
+    (SE, "official", {}, "one of SA, CA, CBAM, ECA, got SE; sources that have it: ['timm']"),
+    (CA, "official_mbv2", coordinate(), "got ['conv2.weight', 'conv2.bias', 'conv3.weight',"),
+    (CA, "official", coordinate("bn1.bias"), "['bn1.bias'] missing and [] unexpected; check the"),
+    (CA, "timm", coordinate("conv1.bias"), "got ['conv1.bias'] missing and [] unexpected"),
+    (CA, "timm", {"state_dict": coordinate()}, "missing and ['state_dict'] unexpected"),
+    (CA, "timm", coordinate(**{"bn1.bias": 1}), "expected bn1.bias with 1 axes, got int"),
+    (SE, "timm", LINEAR, "expected fc1.weight with 4 axes, got (4, 64); check the source"),
+    (CA, "timm", Coordinate(2048, 88).state_dict(), "some reduction gives CA(2048), got 88; keep"),
+    (CA, "timm", coordinate(**{"conv1.weight": torch.ones(0, 64, 1, 1)}), "CA(64), got 0; keep"),
+    (SE, "timm", Squeeze(4, 8).state_dict(), "that some reduction gives SE(4), got 8; keep"),
+    (
+        CA,
+        "timm",
+        coordinate(**{"conv_h.bias": torch.ones(1)}),
+        "conv_h.bias of shape (64,), got (1,)",
+    ),
+    (
+        ECA,
+        "official",
+        Neighbour(3).state_dict(),
+        "channels for eca_layer, got None; pass channels=",
+    ),
 ]
 
 
@@ -252,9 +267,9 @@ def test_refuses_what_does_not_fit(cls, source, weights, message):
 
 
 def test_refuses_channels_that_do_not_fit():
-    with pytest.raises(ValueError, match=r"channels must be divisible by 2 \* 2 .*, got 6"):
+    with pytest.raises(ValueError, match=r"expected channels divisible by 2 \* 2 .*, got 6"):
         from_peer(SA, Shuffle(16, 4).state_dict(), source="official", channels=6)
-    with pytest.raises(ValueError, match=r"conv1.weight must have shape \(8, 32, 1, 1\), got"):
+    with pytest.raises(ValueError, match=r"expected conv1.weight of shape \(8, 32, 1, 1\), got"):
         from_peer(CA, Coordinate(64, 8).state_dict(), source="official", channels=32)
 
 
@@ -263,12 +278,12 @@ nn.utils.parametrizations.weight_norm(NORMED.conv)
 
 
 ALONE = [
-    (SA(64, shuffle=False), "sa_layer wants shuffle=True, got shuffle=False; build SA with"),
-    (CA(64, ndim=1), "CoordAtt wants ndim=2, got ndim=1; build CA with ndim=2"),
-    (ICASA(64), "source 'official' has SA, CA, CBAM, ECA, got ICASA"),
+    (SA(64, shuffle=False), "sa_layer expected shuffle=True, got shuffle=False; build SA with"),
+    (CA(64, ndim=1), "CoordAtt expected ndim=2, got ndim=1; build CA with ndim=2"),
+    (ICASA(64), "source 'official' expected one of SA, CA, CBAM, ECA, got ICASA"),
     (nn.Sequential(SA(64), ICA(64)), "got ICA"),
-    (NORMED, "eca_layer has nothing like conv.parametrizations.weight.orig"),
-    (nn.Linear(2, 2), "model must hold a layer of icasa.attention, got Linear"),
+    (NORMED, "eca_layer expected the keys of a plain layer, got conv.parametrizations.weight.orig"),
+    (nn.Linear(2, 2), "expected a model with a layer of icasa, got Linear"),
 ]
 
 
@@ -283,10 +298,10 @@ def test_a_refused_load_changes_nothing():
     model = nn.Sequential(nn.Linear(2, 2), SE(64))
     before = {key: value.clone() for key, value in model.state_dict().items()}
     theirs = randomise(nn.Sequential(nn.Linear(2, 2), Squeeze(64, 8))).state_dict()
-    with pytest.raises(ValueError, match=r"1.fc1.weight must have shape \(4, .*, got \(8, 64, "):
+    with pytest.raises(ValueError, match=r"expected 1.fc1.weight of shape \(4, .*, got \(8, 64, "):
         load_peer(model, theirs, source="timm")
     assert_same(model.state_dict(), before)
-    with pytest.raises(ValueError, match=r"0.weight must have shape \(2, 2\), got .*load it apart"):
+    with pytest.raises(ValueError, match=r"0.weight of shape \(2, 2\), got .*load it separately"):
         load_peer(model, theirs | {"0.weight": torch.ones(3, 2)}, source="timm")
 
 

@@ -1,4 +1,4 @@
-"""What every public layer says about what it cannot take: the wanted, the given, the mend."""
+"""Error messages of every public layer: "expected ..., got ...; hint"."""
 
 import re
 
@@ -29,7 +29,7 @@ def message(layer, x):
 
 
 @every_layer
-def test_wrong_channels_name_wanted_got_and_mend(cls):
+def test_wrong_channels_name_expected_got_and_hint(cls):
     for ndim in ndims(cls):
         x = torch.randn(2, 7, *(3, 4, 5)[:ndim])
         text = message(build(cls, ndim=ndim), x)
@@ -40,28 +40,28 @@ def test_wrong_channels_name_wanted_got_and_mend(cls):
 
 
 @every_layer
-def test_wrong_rank_names_wanted_got_and_a_mend_that_works(cls):
+def test_wrong_rank_names_expected_got_and_a_hint_that_works(cls):
     for ndim in ndims(cls):
         for rank in {1, 2, 3, 4, 5, 6} - {ndim + 2}:
             x = torch.randn([8, 8, 3, 2, 2, 2][:rank])
             text = message(build(cls, ndim=ndim), x)
             assert f"(N, 8, {AXES[ndim]})" in text
             assert f"got {tuple(x.shape)}" in text
-            mend = text.split("; ", 1)[1]
-            assert re.match("(add|build|reshape|call) ", mend), mend
+            hint = text.split("; ", 1)[1]
+            assert re.match("(add|build|reshape|call) ", hint), hint
             if rank == ndim + 1:
-                assert "x.unsqueeze(0)" in mend
+                assert "x.unsqueeze(0)" in hint
                 build(cls, ndim=ndim).eval()(x.unsqueeze(0))
-            if found := re.search(r"ndim=(\d)", mend):
-                assert "ndim" in options(cls), f"{cls.__name__} takes no ndim: {mend}"
+            if found := re.search(r"ndim=(\d)", hint):
+                assert "ndim" in options(cls), f"{cls.__name__} takes no ndim: {hint}"
                 build(cls, ndim=int(found[1])).eval()(x)
 
 
 @every_layer
 @pytest.mark.parametrize("dtype", [torch.int64, torch.uint8, torch.bool], ids=str)
-def test_integer_input_names_wanted_got_and_mend(cls, dtype):
+def test_integer_input_names_expected_got_and_hint(cls, dtype):
     text = message(build(cls), torch.ones(2, 8, 3, 4, dtype=dtype))
-    assert "wants a floating point x" in text
+    assert "expected a floating point x" in text
     assert f"got {dtype}" in text
     assert "x.float()" in text
 
@@ -69,7 +69,7 @@ def test_integer_input_names_wanted_got_and_mend(cls, dtype):
 @pytest.mark.parametrize("call", ["forward", "gates"])
 @pytest.mark.parametrize("cls", LAYERS[:-1], ids=lambda cls: cls.__name__)
 def test_gates_and_forward_refuse_alike(cls, call):
-    with pytest.raises(ValueError, match=r"wants x of shape \(N, 8, H, W\), got \(2, 9, 3, 4\)"):
+    with pytest.raises(ValueError, match=r"expected x of shape \(N, 8, H, W\), got \(2, 9, 3, 4\)"):
         getattr(build(cls), call)(torch.randn(2, 9, 3, 4))
 
 
@@ -90,7 +90,7 @@ def test_bad_integer_arguments_name_the_argument_and_the_value(cls, name, value)
 @pytest.mark.parametrize("cls", [icasa.ICA, icasa.ICASA, icasa.ECA, icasa.CBAM])
 @pytest.mark.parametrize("size", [2, 4, 6])
 def test_even_kernels_are_refused_with_their_odd_neighbours(cls, size):
-    text = rf"kernel_size must be odd .*got {size}; use {size - 1} or {size + 1}"
+    text = rf"expected kernel_size to be odd.*got {size}; use {size - 1} or {size + 1}"
     with pytest.raises(ValueError, match=text):
         cls(8, kernel_size=size)
 

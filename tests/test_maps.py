@@ -33,8 +33,8 @@ def test_gates_are_those_at_the_layer_s_own_input(cls, training):
     assert state(model) == before
     assert list(maps) == ["2"]
     with torch.no_grad():
-        wanted = model[2].gates(model[:2](X))
-    for got, gate in zip(maps["2"].gates, wanted, strict=True):
+        expected = model[2].gates(model[:2](X))
+    for got, gate in zip(maps["2"].gates, expected, strict=True):
         torch.testing.assert_close(got, gate)
         assert not got.requires_grad
 

@@ -62,8 +62,8 @@ def test_gates_and_beta_stay_and_convolutions_shrink():
         ("spared", 0.0),
     ]
     shrunk = names(model, decayed)
-    wanted = {"0.weight", *(f"2.ica.{part}.weight" for part in ("expand.0", "expand.1"))}
-    assert shrunk == wanted | {f"2.ica.reduce.{part}wise.weight" for part in ("depth", "point")}
+    expected = {"0.weight", *(f"2.ica.{part}.weight" for part in ("expand.0", "expand.1"))}
+    assert shrunk == expected | {f"2.ica.reduce.{part}wise.weight" for part in ("depth", "point")}
     for name, p in model.named_parameters():
         factor = 1 - 0.1 * 0.5 if name in shrunk else 1.0
         torch.testing.assert_close(p, factor * before[name], rtol=1e-6, atol=0)
@@ -111,7 +111,7 @@ def test_frozen_parameters_are_left_out():
 
 @pytest.mark.parametrize("decay", [-0.1, math.nan])
 def test_a_negative_decay_is_refused(decay):
-    with pytest.raises(ValueError, match=rf"weight_decay must be at least 0, got {decay}; 0 swit"):
+    with pytest.raises(ValueError, match=rf"expected weight_decay >= 0, got {decay}; 0 swit"):
         parameter_groups(SA(8), decay)
 
 

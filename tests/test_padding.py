@@ -47,13 +47,13 @@ def test_a_padded_sample_comes_out_as_it_does_alone(cls, widths, value, ndim, se
     ndim=st.integers(1, 3),
     seed=SEEDS,
 )
-def test_training_hears_nothing_of_the_padding(cls, widths, value, ndim, seed):
+def test_training_does_not_depend_on_the_padding(cls, widths, value, ndim, seed):
     ndim = min(ndim, max(ndims(cls))) if ndim in ndims(cls) else 2
     layer = randomise(build(cls, ndim=ndim, dtype=torch.float64), seed)
     generator = seeded(seed)
     shapes = [(1, 8, *(3, 4)[: ndim - 1], w) for w in widths]
     samples = [torch.randn(s, generator=generator, dtype=torch.float64) for s in shapes]
-    found = []
+    results = []
     for width, filling in ((9, 0.0), (13, value)):
         learner = copy.deepcopy(layer)
         batch, lengths = padded(samples, width, filling)
@@ -62,8 +62,8 @@ def test_training_hears_nothing_of_the_padding(cls, widths, value, ndim, seed):
         valid = torch.cat([row[..., :w].flatten() for row, w in rows])
         valid.square().sum().backward()
         gradients = [p.grad for p in learner.parameters()]
-        found.append([valid, *gradients, *learner.buffers()])
-    torch.testing.assert_close(*found)
+        results.append([valid, *gradients, *learner.buffers()])
+    torch.testing.assert_close(*results)
 
 
 @pytest.mark.parametrize("cls", [icasa.ICA, icasa.CA], ids=["ICA", "CA"])
@@ -71,10 +71,10 @@ def test_training_with_lengths_takes_the_statistics_of_the_valid_positions(cls):
     layer = randomise(build(cls, ndim=1, dtype=torch.float64))
     x = torch.randn(2, 8, 7, generator=seeded(0), dtype=torch.float64)
     layer.norm.reset_running_stats()
-    heard = []
-    layer.norm.register_forward_pre_hook(lambda norm, args: heard.append(args[0]))
+    inputs = []
+    layer.norm.register_forward_pre_hook(lambda norm, args: inputs.append(args[0]))
     layer(x, torch.tensor([3, 7]))
-    squeezed = heard[0].flatten(1)  # one row per valid position
+    squeezed = inputs[0].flatten(1)  # one row per valid position
     assert squeezed.shape == (3 + 7, layer.width)
     momentum = layer.norm.momentum
     torch.testing.assert_close(layer.norm.running_mean, momentum * squeezed.mean(0))
@@ -118,15 +118,15 @@ def test_gradients_do_not_reach_the_padding(cls):
 @pytest.mark.parametrize(
     ("lengths", "message"),
     [
-        (torch.tensor([3]), r"lengths must have shape \(2,\), one entry per sample, got \(1,\)"),
+        (torch.tensor([3]), r"expected lengths of shape \(2,\), one entry per sample, got \(1,\)"),
         (
             torch.tensor([3.0, 3.0]),
-            r"lengths must be integers, got torch.float32; .* call lengths.long",
+            r"expected integer lengths, got torch.float32; .* call lengths.long",
         ),
-        (torch.tensor([True, True]), r"lengths must be integers, got torch.bool"),
-        ([3, 3], r"lengths must be a tensor of shape \(2,\), got list; .* torch.tensor"),
-        (torch.tensor([0, 3]), r"lengths must lie in 1..5, .* got \[0, 3\]; count the valid"),
-        (torch.tensor([3, 6]), r"lengths must lie in 1..5, .* got \[3, 6\]"),
+        (torch.tensor([True, True]), r"expected integer lengths, got torch.bool"),
+        ([3, 3], r"expected lengths to be a tensor of shape \(2,\), got list; .* torch.tensor"),
+        (torch.tensor([0, 3]), r"expected lengths in 1..5, .* got \[0, 3\]; count the valid"),
+        (torch.tensor([3, 6]), r"expected lengths in 1..5, .* got \[3, 6\]"),
     ],
 )
 def test_lengths_that_do_not_fit_are_refused(lengths, message):
@@ -134,7 +134,7 @@ def test_lengths_that_do_not_fit_are_refused(lengths, message):
         icasa.ICASA(8)(torch.randn(2, 8, 3, 5), lengths)
 
 
-def test_aam_hears_no_padding():
+def test_aam_does_not_depend_on_the_padding():
     x = torch.randn(16, 1, 4, 9, generator=seeded(0), dtype=torch.float64)
     lengths = torch.arange(16) % 8 + 2
     noisy, clean = (

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from icasa._check import check_one_of, check_per_sample, check_positive_int, check_range
 from icasa.augment.draw import uniform
 from icasa.augment.labels import float_labels
-from icasa.augment.pairs import AAMReport, MixedPairs, interpolate, possible_pairs, share
+from icasa.augment.pairs import AAMReport, MixedPairs, fraction, interpolate, possible_pairs
 from icasa.padding import clear_padding
 
 
@@ -37,7 +37,7 @@ class AAM(nn.Module):
         num_classes: K, the width of the labels.
         threshold: T, a cosine in [-1, 1].
         alpha: α. The harder sample gets the smaller weight, as Eq. 3 is written; a negative α
-            turns that round, 0 leaves difficulty out (λ = 0.5).
+            gives it the larger one, 0 leaves difficulty out (λ = 0.5).
         representation: r. ``"mean"`` averages x over its last axis (time), ``"flat"`` takes all
             of x, a callable maps x to (N, D), a network in its own mode and on its own device. A
             vector (N, D) is its own representation.
@@ -87,21 +87,19 @@ class AAM(nn.Module):
         super().__init__()
         if not callable(representation) and representation not in ("mean", "flat"):
             raise ValueError(
-                f"representation must be 'mean', 'flat' or a callable from x to (N, D), "
+                f"expected representation to be 'mean', 'flat' or a callable from x to (N, D), "
                 f"got {representation!r}"
             )
         check_one_of("pairing", pairing, ("similar", "balanced", "random"))
         if quantile is not None and pairing == "random":
-            raise ValueError(
-                "pairing='random' admits every pair, so quantile does nothing; leave one out"
-            )
+            raise ValueError("expected pairing='random' or quantile, got both; leave one out")
         self.num_classes = check_positive_int("num_classes", num_classes)
         self.threshold = check_range("threshold", threshold, -1, 1)
-        # DIFF: the text wants "more informative regions", Eq. 3 gives the harder sample the
+        # DIFF: the text asks for "more informative regions", Eq. 3 gives the harder sample the
         # smaller weight. As written by default; a negative alpha for the text's reading.
         self.alpha = check_range("alpha", alpha, -1e6, 1e6)
-        # Past nn.Module, which would make a network that it is given part of AAM: of its mode, its
-        # parameters and its state_dict.
+        # Not as nn.Module sets it: a network would become a part of AAM, of its mode, parameters
+        # and state_dict.
         object.__setattr__(self, "representation", representation)
         self.pairing = pairing
         self.quantile = None if quantile is None else check_range("quantile", quantile, 0, 1)
@@ -125,8 +123,8 @@ class AAM(nn.Module):
             y: its labels.
             difficulty: d, the loss of each sample; it gets no gradient. Not needed for α = 0.
             utterance: ids (N,); two segments of one utterance are never paired.
-            lengths: valid positions (N,) of x's last axis; Eq. 1 hears no padding, and Eq. 4
-                takes it as zero. A mixed sample is as long as the longer of its two.
+            lengths: valid positions (N,) of x's last axis; Eq. 1 leaves the padding out, and
+                Eq. 4 takes it as zero. A mixed sample is as long as the longer of its two.
             generator: the source of the draws, on x's device; torch's default one otherwise.
             return_pairs: add a :class:`MixedPairs`.
 
@@ -229,10 +227,12 @@ class AAM(nn.Module):
                 continue
             check_per_sample(name, group, x)
             same = group.unsqueeze(1) == group  # (N, N)
-            match += [share(same, admitted), share(same, every)]
+            match += [fraction(same, admitted), fraction(same, every)]
         found = admitted.any(1)
         return AAMReport(
-            share(admitted, every) or 0.0, share(found, torch.ones_like(found)) or 0.0, *match
+            fraction(admitted, every) or 0.0,
+            fraction(found, torch.ones_like(found)) or 0.0,
+            *match,
         )
 
     @torch.no_grad()
@@ -250,8 +250,8 @@ class AAM(nn.Module):
         if self.pairing == "balanced":
             label = y.argmax(1)
             coin = uniform(x, len(x), 1, generator=generator) < 0.5
-            wanted = candidates & ((label.unsqueeze(1) == label) == coin)
-            candidates = torch.where(wanted.any(1, keepdim=True), wanted, candidates)
+            chosen = candidates & ((label.unsqueeze(1) == label) == coin)
+            candidates = torch.where(chosen.any(1, keepdim=True), chosen, candidates)
         choice = draw.masked_fill(~candidates, -1).argmax(1)
         return torch.where(candidates.any(1), choice, rows)
 
@@ -281,7 +281,7 @@ class AAM(nn.Module):
         r = self.representation(x)
         if r.ndim != 2 or len(r) != len(x) or not r.is_floating_point():
             raise ValueError(
-                f"representation must return floats of shape ({len(x)}, D), "
+                f"expected representation to return floats of shape ({len(x)}, D), "
                 f"got {r.dtype} {tuple(r.shape)}; end it with .flatten(1)"
             )
         return r.to(torch.promote_types(r.dtype, torch.float32))
@@ -292,12 +292,14 @@ class AAM(nn.Module):
             return torch.full_like(index, 0.5, dtype=torch.float32)
         if difficulty is None:
             raise ValueError(
-                f"AAM with alpha={self.alpha} wants difficulty of shape ({len(x)},), got None; "
+                f"AAM with alpha={self.alpha} expected difficulty of shape ({len(x)},), got None; "
                 f"pass the loss of each sample or build AAM with alpha=0"
             )
         check_per_sample("difficulty", difficulty, x)
         if not difficulty.is_floating_point():
-            raise ValueError(f"difficulty must be floating point, got {difficulty.dtype}")
+            raise ValueError(
+                f"expected floating difficulty, got {difficulty.dtype}; call difficulty.float()"
+            )
         # DIFF: Eq. 2 does not say whether a gradient flows through the difficulty; none does.
         d = difficulty.detach().to(torch.promote_types(difficulty.dtype, torch.float32))
         lam = torch.sigmoid(-self.alpha * (d[index] - d[partner]))

@@ -41,7 +41,7 @@ class DifficultyBank:
     tensor([2.0000, 0.6931, 0.6931, 0.5000])
     """
 
-    # DIFF: Eq. 2 wants predictions "at the current training epoch"; these are the sample's last
+    # DIFF: Eq. 2 asks for predictions "at the current training epoch"; these are the sample's last
     # ones, one epoch old where the loader runs ahead, and cost no forward of their own.
     def __init__(self, num_samples: int, num_classes: int) -> None:
         start = math.log(check_positive_int("num_classes", num_classes))
@@ -58,7 +58,7 @@ class DifficultyBank:
         index = self._rows(index)
         if loss.shape != index.shape or not loss.is_floating_point():
             raise ValueError(
-                f"loss must be floating point of shape {tuple(index.shape)}, one per index, "
+                f"expected floating point loss of shape {tuple(index.shape)}, one per index, "
                 f"got {loss.dtype} {tuple(loss.shape)}; compute it with reduction='none'"
             )
         new = loss.detach().to(self._loss)
@@ -77,7 +77,7 @@ class DifficultyBank:
         if "loss" not in state or state["loss"].shape != self._loss.shape:
             got = tuple(state["loss"].shape) if "loss" in state else f"keys {list(state)}"
             raise ValueError(
-                f"DifficultyBank wants a state with 'loss' of shape ({len(self)},), got {got}; "
+                f"DifficultyBank expected a state with 'loss' of shape ({len(self)},), got {got}; "
                 f"build it with the num_samples of the data set that was saved"
             )
         self._loss.copy_(state["loss"])
@@ -91,13 +91,14 @@ class DifficultyBank:
         """Return ``index`` on the CPU if each entry is a sample."""
         if index.ndim != 1 or index.is_floating_point() or index.dtype == torch.bool:
             raise ValueError(
-                f"index must hold integers of shape (B,), got {index.dtype} {tuple(index.shape)}"
+                f"expected integer index of shape (B,), got {index.dtype} {tuple(index.shape)}; "
+                f"return each sample's number from the dataset"
             )
         index = index.detach().cpu().long()
         bad = index[(index < 0) | (index >= len(self))]
         if len(bad):
             raise ValueError(
-                f"index must lie in 0..{len(self) - 1}, got {bad[0].item()}; "
+                f"expected index in 0..{len(self) - 1}, got {bad[0].item()}; "
                 f"build DifficultyBank with num_samples=len(dataset)"
             )
         return index
@@ -115,8 +116,7 @@ class AAMCollate:
     for the batches already prefetched (``num_workers * prefetch_factor`` of them).
 
     Args:
-        aam: copied; its mode is where the collate function's begins, and later changes to it are
-            not seen.
+        aam: copied; the collate function starts in its mode, and later changes to it are not seen.
         bank: the difficulties, looked up by index. May be None if ``aam.alpha`` is 0, and then a
             sample needs no index.
         keys: the names of x, y and index in a mapping.
@@ -147,11 +147,11 @@ class AAMCollate:
     ) -> None:
         if bank is None and aam.alpha != 0:
             raise ValueError(
-                f"AAMCollate with alpha={aam.alpha} wants a DifficultyBank, got None; "
+                f"AAMCollate with alpha={aam.alpha} expected a DifficultyBank, got None; "
                 f"pass DifficultyBank(len(dataset), {aam.num_classes}) or build AAM with alpha=0"
             )
         if len(keys) != 3:
-            raise ValueError(f"keys must name x, y and index, got {keys!r}")
+            raise ValueError(f"expected keys to be the three names of x, y and index, got {keys!r}")
         self.aam = copy.deepcopy(aam)
         self.bank = bank
         self.keys = keys
@@ -180,7 +180,7 @@ class AAMCollate:
         return self
 
     def eval(self) -> "AAMCollate":
-        """Switch the mixing off, in the workers too; labels still come out as floats."""
+        """Switch the mixing off, in the workers too; labels are still returned as floats."""
         return self.train(False)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -194,22 +194,22 @@ class AAMCollate:
         is_mapping = isinstance(first, Mapping)
         if not is_mapping and not isinstance(first, (tuple, list)):
             raise ValueError(
-                f"AAMCollate wants samples (x, y, index, ...) or mappings with {self.keys}, "
+                f"AAMCollate expected samples (x, y, index, ...) or mappings with {self.keys}, "
                 f"got {type(first).__name__}; return one of these from the dataset"
             )
-        wanted: list[Any] = list(self.keys if is_mapping else range(3))
-        wanted = wanted[: 2 if self.bank is None else 3]
-        wanted += [] if self.utterance is None else [self.utterance]
+        expected: list[Any] = list(self.keys if is_mapping else range(3))
+        expected = expected[: 2 if self.bank is None else 3]
+        expected += [] if self.utterance is None else [self.utterance]
         has = list(first) if is_mapping else list(range(len(first)))
-        if not set(wanted) <= set(has):
+        if not set(expected) <= set(has):
             raise ValueError(
-                f"AAMCollate wants {wanted} in a sample, got {has}; "
+                f"AAMCollate expected {expected} in a sample, got {has}; "
                 f"return them from the dataset, or name them by keys= and utterance="
             )
         if self.aam.fixed_size and "weight" in has:
             raise ValueError(
-                f"AAMCollate with fixed_size=True adds the key 'weight', got it in a sample, "
-                f"{has}; rename that field in the dataset"
+                f"AAMCollate with fixed_size=True expected samples without the key 'weight', "
+                f"got {has}; rename that field in the dataset"
             )
         batch = default_collate(list(samples))
         return (dict(batch) if is_mapping else dict(enumerate(batch))), is_mapping

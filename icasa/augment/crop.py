@@ -16,7 +16,7 @@ class RandomCrop(nn.Module):
         l \sim U\{\lceil p W \rceil, \dots, W\}, \quad s \sim U\{0, \dots, W - l\}, \qquad
         \tilde x_w = x_{s + w} \text{ for } w < l, \text{ else } 0
 
-    Feed standardised features, so that 0 is the mean. In ``eval()`` x comes back as it is and
+    Feed standardised features, so that 0 is the mean. In ``eval()`` x is returned unchanged and
     nothing is drawn.
 
     Args:
@@ -58,14 +58,14 @@ class RandomCrop(nn.Module):
 
         Args:
             x: the batch.
-            lengths: valid positions (N,) of x's last axis; each sample's own W. The padding comes
-                back as zeros.
+            lengths: valid positions (N,) of x's last axis; each sample's own W. The padding is
+                returned as zeros.
             generator: the source of the draws, on x's device; torch's default one otherwise.
             return_lengths: add l (N,), the lengths of the crops.
         """
         if x.ndim < 2 or not x.is_floating_point():
             raise ValueError(
-                f"RandomCrop wants a floating point x of shape (N, *, W), "
+                f"RandomCrop expected a floating point x of shape (N, *, W), "
                 f"got {x.dtype} {tuple(x.shape)}; call x.float() or add the missing axis first"
             )
         whole = torch.full((len(x),), x.shape[-1], device=x.device) if lengths is None else lengths
@@ -76,15 +76,15 @@ class RandomCrop(nn.Module):
         whole = whole.long()
         shortest = self.min_fraction * whole.float() * (1 - 1e-6)  # so that 0.15 of 200 is 30
         least = shortest.ceil().long()
-        kept = integers(size, least, whole)
-        start = integers(place, 0, whole - kept)
+        length = integers(size, least, whole)
+        start = integers(place, 0, whole - length)
         at = torch.arange(x.shape[-1], device=x.device)
         source = (start.unsqueeze(1) + at).clamp(max=x.shape[-1] - 1)  # (N, W)
         shape = (len(x), *[1] * (x.ndim - 2), x.shape[-1])
         crop = padded.gather(-1, source.view(shape).expand_as(x))
-        beyond = (at >= kept.unsqueeze(1)).view(shape)
-        crop = torch.where(beyond, torch.zeros_like(x), crop)  # laid out as x
-        return (crop, kept) if return_lengths else crop
+        beyond = (at >= length.unsqueeze(1)).view(shape)
+        crop = torch.where(beyond, torch.zeros_like(x), crop)  # in the memory format of x
+        return (crop, length) if return_lengths else crop
 
     def extra_repr(self) -> str:
         """Show the option."""

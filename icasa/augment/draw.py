@@ -6,7 +6,7 @@ from torch import Tensor
 
 def uniform(x: Tensor, *shape: int, generator: torch.Generator | None) -> Tensor:
     """Return float32 draws from [0, 1) on x's device."""
-    own_device(x, generator)
+    check_generator(x, generator)
     return torch.rand(*shape, generator=generator, device=x.device, dtype=torch.float32)
 
 
@@ -15,10 +15,10 @@ def integers(draw: Tensor, low: Tensor | int, high: Tensor | int) -> Tensor:
     return low + (draw * (high - low + 1)).long()
 
 
-def own_device(x: Tensor, generator: torch.Generator | None) -> None:
-    """Raise unless the generator, if there is one, lives where ``x`` lies."""
+def check_generator(x: Tensor, generator: torch.Generator | None) -> None:
+    """Raise unless the generator, if there is one, is on the device of ``x``."""
     if generator is not None and generator.device.type != x.device.type:
         raise ValueError(
-            f"generator must live on x's device {x.device}, got {generator.device}; "
+            f"expected generator on x's device {x.device}, got {generator.device}; "
             f"make it with torch.Generator({x.device.type!r})"
         )

@@ -13,25 +13,25 @@ def float_labels(layer: Any, x: Tensor, y: Tensor) -> Tensor:
     name, n, k = type(layer).__name__, len(x) if x.ndim else 0, layer.num_classes
     if x.ndim < 2 or not x.is_floating_point():
         raise ValueError(
-            f"{name} wants a floating point x of shape (N, *) with at least 2 axes, "
+            f"{name} expected a floating point x of shape (N, *) with at least 2 axes, "
             f"got {x.dtype} {tuple(x.shape)}; call x.float() or add the missing axis first"
         )
     if y.shape not in ((n,), (n, k)):
         raise ValueError(
-            f"{name} wants y of shape ({n},) or ({n}, {k}), got {tuple(y.shape)}; "
+            f"{name} expected y of shape ({n},) or ({n}, {k}), got {tuple(y.shape)}; "
             f"match y to x or build {name} with num_classes as wide as the labels"
         )
     check_same_device("y", y, x)
     if y.ndim == 2:
         return y if y.is_floating_point() else y.to(torch.promote_types(x.dtype, torch.float32))
     if y.is_floating_point():
-        raise ValueError(f"class indices must be integers, got {y.dtype}; call y.long() first")
+        raise ValueError(f"expected integer class indices, got {y.dtype}; call y.long() first")
     y = y.long()  # the classes may be past a smaller type
     if not torch.compiler.is_compiling():
         bad = y[(y < 0) | (y >= k)]
         if len(bad):
             raise ValueError(
-                f"class indices must lie in 0..{k - 1}, got {bad[0].item()}; "
+                f"expected class indices in 0..{k - 1}, got {bad[0].item()}; "
                 f"remap the labels or build {name} with another num_classes"
             )
     one_hot = y.unsqueeze(1) == torch.arange(k, device=y.device)  # (N, K)

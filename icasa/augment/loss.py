@@ -1,4 +1,4 @@
-"""Cross entropy for soft labels, right with class weights, smoothing and ignore_index."""
+"""Cross entropy for soft labels, with class weights, smoothing and ignore_index."""
 
 import torch
 import torch.nn.functional as F
@@ -59,10 +59,10 @@ def soft_cross_entropy(
     >>> torch.isclose(loss, 0.3 * ce_a + 0.7 * ce_b)
     tensor(True)
     """
-    _check(logits, target, weight, sample_weight, ignore_index)
+    _check_shapes(logits, target, weight, sample_weight, ignore_index)
     check_one_of("reduction", reduction, ("none", "sum", "mean"))
     if not 0 <= label_smoothing <= 1:
-        raise ValueError(f"label_smoothing must lie in [0, 1], got {label_smoothing}")
+        raise ValueError(f"expected label_smoothing in [0, 1], got {label_smoothing}")
     log_q = F.log_softmax(logits, 1, dtype=torch.promote_types(logits.dtype, torch.float32))
     classes = torch.arange(logits.shape[1], device=logits.device)
     p = target if target.ndim == 2 else target.unsqueeze(1) == classes  # (N, K)
@@ -77,7 +77,7 @@ def soft_cross_entropy(
     return loss.sum() if reduction == "sum" else loss.sum() / (s * (w * p).sum(1)).sum()
 
 
-def _check(
+def _check_shapes(
     logits: Tensor,
     target: Tensor,
     weight: Tensor | None,
@@ -87,26 +87,26 @@ def _check(
     """Raise unless the shapes fit together and every class index is a class or ignored."""
     if logits.ndim != 2 or not logits.is_floating_point():
         raise ValueError(
-            "soft_cross_entropy wants floating logits of shape (N, K), "
+            "soft_cross_entropy expected floating logits of shape (N, K), "
             f"got {logits.dtype} {tuple(logits.shape)}; flatten other axes into N first"
         )
     n, k = logits.shape
     if target.shape not in ((n,), (n, k)):
         raise ValueError(
-            f"target must have shape ({n},) of class indices or ({n}, {k}) of soft labels to go "
+            f"expected target of shape ({n},), class indices, or ({n}, {k}), soft labels, to go "
             f"with logits ({n}, {k}), got {tuple(target.shape)}"
         )
     if target.ndim == 1 and target.is_floating_point():
-        raise ValueError(f"class indices must be integers, got {target.dtype}; call target.long()")
+        raise ValueError(f"expected integer class indices, got {target.dtype}; call target.long()")
     if target.ndim == 1:
         target = target.long()  # the classes may be past a smaller type
     if target.ndim == 1 and not torch.compiler.is_compiling():
         bad = target[((target < 0) | (target >= k)) & (target != ignore_index)]
         if len(bad):
             raise ValueError(
-                f"class indices must lie in 0..{k - 1}, got {bad[0].item()}; "
+                f"expected class indices in 0..{k - 1}, got {bad[0].item()}; "
                 f"mark samples to leave out with ignore_index={ignore_index}"
             )
     for name, value, size in (("weight", weight, k), ("sample_weight", sample_weight, n)):
         if value is not None and value.shape != (size,):
-            raise ValueError(f"{name} must have shape ({size},), got {tuple(value.shape)}")
+            raise ValueError(f"expected {name} of shape ({size},), got {tuple(value.shape)}")

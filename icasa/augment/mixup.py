@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from icasa._check import check_positive_int, check_range
-from icasa.augment.draw import own_device, uniform
+from icasa.augment.draw import check_generator, uniform
 from icasa.augment.labels import float_labels
 from icasa.augment.pairs import interpolate
 
@@ -21,7 +21,7 @@ class MixUp(nn.Module):
         \tilde y_i = \lambda y_i + (1 - \lambda) y_{\pi(i)}, \qquad
         \lambda \sim \text{Beta}(\alpha, \alpha)
 
-    with π a random permutation of the batch. Other than :class:`icasa.AAM` it replaces the batch:
+    with π a random permutation of the batch. Unlike :class:`icasa.AAM` it replaces the batch:
     N samples in, N out. Soft labels mix on, so the two go together in either order; train with
     :func:`icasa.soft_cross_entropy`. In ``eval()`` nothing is mixed and nothing is drawn.
 
@@ -81,7 +81,7 @@ class MixUp(nn.Module):
             asked for, in ``eval()`` the identity and ones.
         """
         y = float_labels(self, x, y)
-        own_device(x, generator)
+        check_generator(x, generator)
         exact = torch.promote_types(x.dtype, torch.float32)
         if not self.training:
             rows = torch.arange(len(x), device=x.device)

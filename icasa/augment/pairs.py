@@ -19,7 +19,7 @@ class MixedPairs(NamedTuple):
     tensor([1., 0.])
     """
 
-    index: Tensor  # type: ignore[assignment]  # hides tuple.index, which nobody needs here
+    index: Tensor  # type: ignore[assignment]  # hides tuple.index
     partner: Tensor
     lam: Tensor
 
@@ -54,7 +54,7 @@ def possible_pairs(x: Tensor, utterance: Tensor | None) -> Tensor:
     return pairs & (utterance.unsqueeze(1) != utterance)
 
 
-def share(part: Tensor, whole: Tensor) -> float | None:
-    """Return the share of ``whole`` that ``part`` takes, None if ``whole`` is empty."""
+def fraction(part: Tensor, whole: Tensor) -> float | None:
+    """Return the share of ``whole`` that is also in ``part``, None if ``whole`` is empty."""
     total = int(whole.sum())
     return int((part & whole).sum()) / total if total else None

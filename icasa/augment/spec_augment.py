@@ -1,11 +1,9 @@
 """SpecAugment: masks over frequency and time, without the time warp (Park et al. 2019)."""
 
-from numbers import Integral
-
 import torch
 from torch import Tensor, nn
 
-from icasa._check import check_range
+from icasa._check import check_non_negative_int, check_range
 from icasa.augment.draw import integers, uniform
 from icasa.padding import clear_padding
 
@@ -20,7 +18,7 @@ class SpecAugment(nn.Module):
 
     per frequency mask, and alike with T and W per time mask; each sample has its own masks, the
     same ones in all its channels, and masks may overlap. Feed standardised features, so that
-    v = 0 is the mean. In ``eval()`` x comes back as it is and nothing is drawn.
+    v = 0 is the mean. In ``eval()`` x is returned unchanged and nothing is drawn.
 
     Args:
         freq_masks: frequency masks per sample, 0 for none.
@@ -61,10 +59,10 @@ class SpecAugment(nn.Module):
         value: float = 0.0,
     ) -> None:
         super().__init__()
-        self.freq_masks = _count("freq_masks", freq_masks)
-        self.freq_width = _count("freq_width", freq_width)
-        self.time_masks = _count("time_masks", time_masks)
-        self.time_width = _count("time_width", time_width)
+        self.freq_masks = check_non_negative_int("freq_masks", freq_masks)
+        self.freq_width = check_non_negative_int("freq_width", freq_width)
+        self.time_masks = check_non_negative_int("time_masks", time_masks)
+        self.time_width = check_non_negative_int("time_width", time_width)
         self.value = check_range("value", value, -1e6, 1e6)
 
     def forward(
@@ -79,12 +77,12 @@ class SpecAugment(nn.Module):
         Args:
             x: the batch.
             lengths: valid positions (N,) of x's last axis. Time masks then fall within them, none
-                wider than they are; the padding comes back as zeros.
+                wider than they are; the padding is returned as zeros.
             generator: the source of the draws, on x's device; torch's default one otherwise.
         """
         if x.ndim < 3 or not x.is_floating_point():
             raise ValueError(
-                f"SpecAugment wants a floating point x of shape (N, *, H, W), "
+                f"SpecAugment expected a floating point x of shape (N, *, H, W), "
                 f"got {x.dtype} {tuple(x.shape)}; call x.float() or add the missing axis first"
             )
         if not self.training:
@@ -93,8 +91,8 @@ class SpecAugment(nn.Module):
             width = getattr(self, f"{name}_width")
             if getattr(self, f"{name}_masks") and width > x.shape[axis]:
                 raise ValueError(
-                    f"{name}_width={width} is wider than axis {axis} of x {tuple(x.shape)}; "
-                    f"build SpecAugment with {name}_width <= {x.shape[axis]}"
+                    f"expected {name}_width <= {x.shape[axis]}, axis {axis} of x {tuple(x.shape)}, "
+                    f"got {width}; build SpecAugment with a narrower mask"
                 )
         x = clear_padding(x, lengths)[0]
         end = lengths.long().unsqueeze(1) if lengths is not None else x.shape[-1]
@@ -129,10 +127,3 @@ def _masks(
     at = torch.arange(x.shape[axis], device=x.device).unsqueeze(1)  # (axis, 1)
     start, width = start.unsqueeze(1), width.unsqueeze(1)
     return ((start <= at) & (at < start + width)).any(2)  # (N, axis)
-
-
-def _count(name: str, value: int) -> int:
-    """Return ``value`` if it is an integer of at least 0."""
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < 0:
-        raise ValueError(f"{name} must be an integer >= 0, got {value!r}")
-    return int(value)

@@ -12,7 +12,7 @@ from icasa.augment.pairs import MixedPairs
 
 
 class AAMLoss(NamedTuple):
-    """What :func:`aam_loss` hands to the training loop.
+    """Result of :func:`aam_loss`.
 
     ``loss`` is the scalar to call ``backward()`` on; ``logits`` (N, K) are those of the originals,
     for the training accuracy; ``difficulty`` (N,) their detached losses, for a bank or a log;
@@ -48,9 +48,9 @@ def aam_loss(
     In ``aam.eval()``, or where no pair is admitted, L is the mean over the originals.
 
     Args:
-        model: f, called once or twice. DistributedDataParallel wants it called as often on every
-            rank, and BatchNorm over vectors (N, C) wants more than one row: ``fixed_size=True``
-            gives both. (torch 2.4 with BatchNorm under it needs ``broadcast_buffers=False`` too.)
+        model: f, called once or twice. DistributedDataParallel requires as many calls on every
+            rank, and BatchNorm over vectors (N, C) more than one row: ``fixed_size=True`` gives
+            both. (torch 2.4 with BatchNorm under it needs ``broadcast_buffers=False`` too.)
         aam: with ``fixed_size`` the rows without a partner count 0.
         x: the batch.
         y: its labels.
@@ -97,7 +97,7 @@ def _losses(criterion: Callable[..., Tensor], logits: Tensor, target: Tensor) ->
     losses = criterion(logits, target, reduction="none")
     if losses.shape != target.shape[:1]:
         raise ValueError(
-            f"criterion must return one loss per sample, shape {tuple(target.shape[:1])}, "
+            f"expected criterion to return one loss per sample, shape {tuple(target.shape[:1])}, "
             f"got {tuple(losses.shape)}; average its class axis and honour reduction='none'"
         )
     return losses

@@ -240,13 +240,13 @@ def test_small_integers_name_every_class():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"num_classes": 0}, r"num_classes must be an integer >= 1, got 0"),
-        ({"threshold": 1.2}, r"threshold must be a number in \[-1, 1\], got 1.2"),
-        ({"alpha": math.nan}, r"alpha must be a number in .*, got nan"),
-        ({"quantile": 70}, r"quantile must be a number in \[0, 1\], got 70"),
-        ({"pairing": "same"}, r"pairing must be one of \['similar', 'balanced', 'random'\]"),
+        ({"num_classes": 0}, r"expected num_classes to be an integer >= 1, got 0"),
+        ({"threshold": 1.2}, r"expected threshold to be a number in \[-1, 1\], got 1.2"),
+        ({"alpha": math.nan}, r"expected alpha to be a number in .*, got nan"),
+        ({"quantile": 70}, r"expected quantile to be a number in \[0, 1\], got 70"),
+        ({"pairing": "same"}, r"expected pairing to be one of \['similar', 'balanced', 'random'\]"),
         ({"representation": "max"}, r"'mean', 'flat' or a callable .* got 'max'"),
-        ({"pairing": "random", "quantile": 0.5}, r"quantile does nothing; leave one out"),
+        ({"pairing": "random", "quantile": 0.5}, r"random' or quantile, got both; leave one out"),
     ],
 )
 def test_options_are_checked_at_construction(options, message):
@@ -260,18 +260,21 @@ def test_options_are_checked_at_construction(options, message):
         ({"x": torch.zeros(4)}, r"at least 2 axes, got torch.float32 \(4,\)"),
         ({"x": torch.zeros(4, 2).long()}, r"floating point x.*torch.int64.*x.float\(\)"),
         ({"y": torch.zeros(4, 5)}, r"y of shape \(4,\) or \(4, 3\), got \(4, 5\); .*num_classes"),
-        ({"y": torch.zeros(4)}, r"must be integers, got torch.float32; call y.long\(\)"),
+        ({"y": torch.zeros(4)}, r"integer class indices, got torch.float32; call y.long\(\)"),
         ({"y": torch.tensor([0, 1, 7, 0])}, r"0\.\.2, got 7; remap"),
         ({"y": torch.tensor([0, -100, 1, 0])}, r"0\.\.2, got -100; remap"),
-        ({"y": torch.zeros(4, device="meta").long()}, r"y must lie on x's device cpu, got meta"),
-        ({"difficulty": None}, r"alpha=2.0 wants difficulty of shape \(4,\), got None; pass"),
-        ({"difficulty": torch.zeros(3)}, r"difficulty must have shape \(4,\).*got \(3,\)"),
-        ({"difficulty": torch.zeros(4).long()}, r"difficulty must be floating point.*int64"),
-        ({"utterance": ["a", "b", "c", "d"]}, r"utterance must be a tensor .*got list; number"),
-        ({"utterance": torch.zeros(2)}, r"utterance must have shape \(4,\).*got \(2,\)"),
+        ({"y": torch.zeros(4, device="meta").long()}, r"expected y on x's device cpu, got meta"),
+        ({"difficulty": None}, r"alpha=2.0 expected difficulty of shape \(4,\), got None; pass"),
+        ({"difficulty": torch.zeros(3)}, r"expected difficulty of shape \(4,\).*got \(3,\)"),
+        (
+            {"difficulty": torch.zeros(4).long()},
+            r"expected floating difficulty, got torch.int64; call",
+        ),
+        ({"utterance": ["a", "b", "c", "d"]}, r"utterance to be a tensor .*got list; number"),
+        ({"utterance": torch.zeros(2)}, r"expected utterance of shape \(4,\).*got \(2,\)"),
     ],
 )
-def test_errors_say_what_was_wanted_and_what_came(change, message):
+def test_errors_say_what_was_expected_and_got(change, message):
     good = {"x": torch.ones(4, 2), "y": torch.zeros(4).long(), "difficulty": torch.zeros(4)}
     with pytest.raises(ValueError, match=message):
         AAM(K)(**good | change)

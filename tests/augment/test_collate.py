@@ -146,38 +146,41 @@ def test_bank_state_round_trip_is_in_place_and_a_copy():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda b: DifficultyBank(0, 2), r"num_samples must be an integer >= 1, got 0"),
+        (lambda b: DifficultyBank(0, 2), r"expected num_samples to be an integer >= 1, got 0"),
         (lambda b: b.lookup(torch.tensor([1, 4])), r"0\.\.3, got 4; .*num_samples=len\(dataset\)"),
         (lambda b: b.lookup(torch.tensor([-1])), r"0\.\.3, got -1"),
-        (lambda b: b.lookup(torch.tensor([0.0])), r"integers of shape \(B,\), got torch.float32"),
+        (
+            lambda b: b.lookup(torch.tensor([0.0])),
+            r"integer index of shape \(B,\), got torch.float32 \(1,\); return",
+        ),
         (
             lambda b: b.update(torch.arange(2), torch.tensor(1.0)),
             r"shape \(2,\), one per index, got torch.float32 \(\); .*reduction='none'",
         ),
         (lambda b: b.load_state_dict({"loss": torch.ones(3)}), r"shape \(4,\), got \(3,\); build"),
         (lambda b: b.load_state_dict({"d": torch.ones(4)}), r"'loss' .*got keys \['d'\]"),
-        (lambda b: AAMCollate(AAM(K)), r"alpha=2.0 wants a DifficultyBank, got None; pass Diff"),
-        (lambda b: AAMCollate(AAM(K), b, keys=("x", "y")), r"keys must name x, y and index"),
+        (lambda b: AAMCollate(AAM(K)), r"alpha=2.0 expected a DifficultyBank, got None; pass Diff"),
+        (lambda b: AAMCollate(AAM(K), b, keys=("x", "y")), r"keys to be the three names of x,"),
         (
             lambda b: AAMCollate(AAM(K), b)([torch.ones(2)]),
             r"samples \(x, y, index, ...\) or mappings with .*, got Tensor; return one",
         ),
         (
             lambda b: AAMCollate(AAM(K), b)([(torch.ones(2), 0)]),
-            r"wants \[0, 1, 2\] in a sample, got \[0, 1\]; return them",
+            r"expected \[0, 1, 2\] in a sample, got \[0, 1\]; return them",
         ),
         (
             lambda b: AAMCollate(AAM(K, fixed_size=True), b)(
                 [{"x": torch.ones(2), "y": 0, "index": 0, "weight": 3.0}]
             ),
-            r"adds the key 'weight', got it in a sample, \['x', .*; rename that field",
+            r"without the key 'weight', got \['x', .*; rename that field",
         ),
         (
             lambda b: AAMCollate(AAM(K), b)([{"x": torch.ones(2), "label": 0, "index": 0}]),
-            r"wants \['x', 'y', 'index'\] in a sample, got \['x', 'label', 'index'\].*keys=",
+            r"expected \['x', 'y', 'index'\] in a sample, got \['x', 'label', 'index'\].*keys=",
         ),
     ],
 )
-def test_errors_say_what_was_wanted_and_what_came(call, message):
+def test_errors_say_what_was_expected_and_got(call, message):
     with pytest.raises(ValueError, match=message):
         call(DifficultyBank(4, 2))

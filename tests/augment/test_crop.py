@@ -101,26 +101,26 @@ def test_it_compiles_without_a_graph_break(lengths):
 
 @pytest.mark.parametrize("fraction", [0, 1.1, float("nan")])
 def test_the_fraction_is_checked_at_construction(fraction):
-    with pytest.raises(ValueError, match=r"min_fraction must be a number in \[0.001, 1\], got"):
+    with pytest.raises(ValueError, match=r"min_fraction to be a number in \[0.001, 1\], got"):
         RandomCrop(min_fraction=fraction)
 
 
 @pytest.mark.parametrize(
     ("x", "lengths", "message"),
     [
-        (torch.zeros(4), None, r"RandomCrop wants .* \(N, \*, W\), got torch.float32 \(4,\); "),
+        (torch.zeros(4), None, r"RandomCrop expected .* \(N, \*, W\), got torch.float32 \(4,\); "),
         (torch.zeros(4, 9).int(), None, r"got torch.int32 \(4, 9\); call x.float\(\)"),
-        (torch.zeros(2, 9), torch.tensor([0, 9]), r"lengths must lie in 1..9"),
-        (torch.zeros(2, 9), torch.tensor([9]), r"lengths must have shape \(2,\)"),
+        (torch.zeros(2, 9), torch.tensor([0, 9]), r"expected lengths in 1..9"),
+        (torch.zeros(2, 9), torch.tensor([9]), r"expected lengths of shape \(2,\)"),
     ],
 )
-def test_errors_say_what_was_wanted_and_what_came(x, lengths, message):
+def test_errors_say_what_was_expected_and_got(x, lengths, message):
     with pytest.raises(ValueError, match=message):
         RandomCrop()(x, lengths)
 
 
 def test_a_generator_of_another_device_is_refused():
-    with pytest.raises(ValueError, match=r"generator must live on x's device meta, got cpu"):
+    with pytest.raises(ValueError, match=r"expected generator on x's device meta, got cpu"):
         RandomCrop()(torch.zeros(4, 9, device="meta"), generator=seeded(0))
 
 

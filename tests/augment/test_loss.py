@@ -125,16 +125,19 @@ def test_inputs_are_not_mutated():
         ({"logits": torch.zeros(N, K, 2)}, r"logits of shape \(N, K\).*\(6, 4, 2\); flatten"),
         ({"logits": torch.zeros(N, K).long()}, r"floating logits.*torch.int64"),
         ({"target": torch.zeros(5).long()}, r"shape \(6,\).*\(6, 4\).*got \(5,\)"),
-        ({"target": torch.zeros(N)}, r"must be integers, got torch.float32; call target.long\(\)"),
+        (
+            {"target": torch.zeros(N)},
+            r"integer class indices, got torch.float32; call target.long\(\)",
+        ),
         ({"target": torch.tensor([0, 1, 9, 0, 0, 0])}, r"0\.\.3, got 9; .*ignore_index=-100"),
         ({"target": torch.tensor([0, 1, -1, 0, 0, 0])}, r"0\.\.3, got -1"),
-        ({"weight": torch.ones(3)}, r"weight must have shape \(4,\), got \(3,\)"),
-        ({"sample_weight": torch.ones(4)}, r"sample_weight must have shape \(6,\), got \(4,\)"),
-        ({"label_smoothing": 1.5}, r"label_smoothing must lie in \[0, 1\], got 1.5"),
-        ({"reduction": "avg"}, r"reduction must be one of \['none', 'sum', 'mean'\], got 'avg'"),
+        ({"weight": torch.ones(3)}, r"expected weight of shape \(4,\), got \(3,\)"),
+        ({"sample_weight": torch.ones(4)}, r"expected sample_weight of shape \(6,\), got \(4,\)"),
+        ({"label_smoothing": 1.5}, r"expected label_smoothing in \[0, 1\], got 1.5"),
+        ({"reduction": "avg"}, r"one of \['none', 'sum', 'mean'\], got 'avg'"),
     ],
 )
-def test_errors_say_what_was_wanted_and_what_came(change, message):
+def test_errors_say_what_was_expected_and_got(change, message):
     arguments = {"logits": torch.zeros(N, K), "target": torch.zeros(N).long()} | change
     with pytest.raises(ValueError, match=message):
         soft_cross_entropy(**arguments)

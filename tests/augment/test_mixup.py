@@ -133,8 +133,8 @@ def test_it_mixes_what_aam_mixed_and_aam_mixes_what_it_mixed():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"num_classes": 0}, r"num_classes must be an integer >= 1, got 0"),
-        ({"alpha": 0}, r"alpha must be a number in \[0.001, 1000\], got 0"),
+        ({"num_classes": 0}, r"expected num_classes to be an integer >= 1, got 0"),
+        ({"alpha": 0}, r"expected alpha to be a number in \[0.001, 1000\], got 0"),
     ],
 )
 def test_options_are_checked_at_construction(options, message):
@@ -145,15 +145,15 @@ def test_options_are_checked_at_construction(options, message):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"x": torch.zeros(4)}, r"MixUp wants .* at least 2 axes, got torch.float32 \(4,\)"),
+        ({"x": torch.zeros(4)}, r"MixUp expected .* at least 2 axes, got torch.float32 \(4,\)"),
         ({"x": torch.zeros(4, 2).long()}, r"floating point x.*torch.int64.*x.float\(\)"),
         ({"y": torch.zeros(4, 5)}, r"y of shape \(4,\) or \(4, 3\), got \(4, 5\); .*build MixUp"),
-        ({"y": torch.zeros(4)}, r"must be integers, got torch.float32; call y.long\(\)"),
+        ({"y": torch.zeros(4)}, r"integer class indices, got torch.float32; call y.long\(\)"),
         ({"y": torch.tensor([0, 1, 7, 0])}, r"0\.\.2, got 7; remap .* build MixUp"),
-        ({"y": torch.zeros(4, device="meta").long()}, r"y must lie on x's device cpu, got meta"),
+        ({"y": torch.zeros(4, device="meta").long()}, r"expected y on x's device cpu, got meta"),
     ],
 )
-def test_errors_say_what_was_wanted_and_what_came(change, message):
+def test_errors_say_what_was_expected_and_got(change, message):
     good = {"x": torch.ones(4, 2), "y": torch.zeros(4).long()}
     with pytest.raises(ValueError, match=message):
         MixUp(K)(**good | change)
@@ -162,5 +162,5 @@ def test_errors_say_what_was_wanted_and_what_came(change, message):
 def test_a_generator_of_another_device_is_refused():
     x = torch.zeros(4, 2, device="meta")
     y = torch.zeros(4, K, device="meta")
-    with pytest.raises(ValueError, match=r"generator must live on x's device meta, got cpu; make"):
+    with pytest.raises(ValueError, match=r"expected generator on x's device meta, got cpu; make"):
         MixUp(K)(x, y, generator=seeded(0))

@@ -58,7 +58,7 @@ def test_a_callable_representation_pickles_and_equals_the_word_for_it():
 def test_a_network_as_representation_stays_its_owner_s():
     net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(10, 4)).bfloat16()
     aam = AAM(K, alpha=0, threshold=-1, representation=net)
-    x, y, _ = batch(6, dtype=torch.bfloat16)  # in the type that it wants
+    x, y, _ = batch(6, dtype=torch.bfloat16)  # in the dtype of its weights
     assert len(aam.mix(x, y)[0]) == 6
     assert not list(aam.parameters())
     assert not aam.state_dict()
