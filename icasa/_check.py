@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+AXES = {1: "L", 2: "HW", 3: "DHW"}  # names of the spatial axes
+
 
 def check_positive_int(name: str, value: int) -> int:
     """Return ``value`` as an int if it is an integer of at least 1, numpy's too."""
@@ -51,10 +53,11 @@ def check_input(layer: Any, x: Tensor) -> None:
     if torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
         return  # a trace cannot hold a check and would warn of it
     ndim = getattr(layer, "ndim", 2)
-    if x.ndim == ndim + 2 and x.shape[1] == layer.channels and x.is_floating_point():
+    fits = x.ndim == ndim + 2 and x.shape[1] == layer.channels and x.is_floating_point()
+    if fits and 0 not in x.shape[2:]:
         return
-    name = type(layer).__name__
-    shape = f"(N, {layer.channels}, {('L', 'H, W', 'D, H, W')[ndim - 1]})"
+    name, axes = type(layer).__name__, AXES[ndim]
+    shape = f"(N, {layer.channels}, {', '.join(axes)})"
     error = f"{name} expected x of shape {shape}, got {tuple(x.shape)}"
     if x.ndim != ndim + 2:
         hints = []
@@ -68,6 +71,9 @@ def check_input(layer: Any, x: Tensor) -> None:
             f"{error}; build the layer with channels={x.shape[1]} "
             "or permute the channel axis to dim 1"
         )
+    if fits:
+        empty = " and ".join(axis for axis, size in zip(axes, x.shape[2:], strict=True) if not size)
+        raise ValueError(f"{error} with an empty {empty}; check what pools or crops it before")
     hint = "take x.real or x.abs()" if x.is_complex() else "call x.float()"
     raise ValueError(f"{name} expected a floating point x, got {x.dtype}; {hint} first")
 

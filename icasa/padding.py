@@ -7,6 +7,35 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from icasa._check import check_per_sample
 
 
+def check_lengths(x: Tensor, lengths: Tensor | None) -> Tensor | None:
+    """Return ``lengths`` as int64 if there is one in 1..W for each sample of ``x`` (N, *, W).
+
+    Reading the range waits for the device. So what is returned carries the W that it was checked
+    for, and a layer that hands it on to its branches and means has it read once.
+    """
+    if lengths is None:
+        return None
+    check_per_sample("lengths", lengths, x)
+    if lengths.is_floating_point() or lengths.dtype == torch.bool:
+        raise ValueError(
+            f"expected integer lengths, got {lengths.dtype}; "
+            f"count the valid positions of each sample and call lengths.long()"
+        )
+    width, compiling = x.shape[-1], torch.compiler.is_compiling()
+    if not compiling and getattr(lengths, "_checked_for", None) == width:
+        return lengths
+    checked = lengths.to(torch.int64, copy=True)  # the width may be past a smaller type
+    if compiling:
+        return checked
+    if ((checked < 1) | (checked > width)).any():
+        raise ValueError(
+            f"expected lengths in 1..{width}, the last axis of x, got {lengths.tolist()}; "
+            f"count the valid positions before padding"
+        )
+    checked._checked_for = width  # type: ignore[attr-defined]
+    return checked
+
+
 def clear_padding(
     x: Tensor, lengths: Tensor | None, value: float = 0.0
 ) -> tuple[Tensor, Tensor | None]:
@@ -16,21 +45,10 @@ def clear_padding(
     padding zero, to the mean over the valid positions. Without ``lengths`` all positions are valid:
     ``x`` as it is and None.
     """
+    lengths = check_lengths(x, lengths)
     if lengths is None:
         return x, None
-    check_per_sample("lengths", lengths, x)
     n, width = x.shape[0], x.shape[-1]
-    if lengths.is_floating_point() or lengths.dtype == torch.bool:
-        raise ValueError(
-            f"expected integer lengths, got {lengths.dtype}; "
-            f"count the valid positions of each sample and call lengths.long()"
-        )
-    lengths = lengths.long()  # the width may be past a smaller type
-    if not torch.compiler.is_compiling() and ((lengths < 1) | (lengths > width)).any():
-        raise ValueError(
-            f"expected lengths in 1..{width}, the last axis of x, got {lengths.tolist()}; "
-            f"count the valid positions before padding"
-        )
     valid = valid_positions(lengths, width).reshape(n, *[1] * (x.ndim - 2), width)
     dtype = torch.promote_types(x.dtype, torch.float32)
     return torch.where(valid, x, value), width / lengths.to(dtype)

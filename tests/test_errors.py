@@ -66,9 +66,34 @@ def test_integer_input_names_expected_got_and_hint(cls, dtype):
     assert "x.float()" in text
 
 
+@every_layer
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+def test_an_empty_axis_is_named(cls, training):
+    for ndim in ndims(cls):
+        names = AXES[ndim].split(", ")
+        for empty in range(1, 2**ndim):  # every set of empty axes
+            sizes = [0 if empty >> axis & 1 else 3 for axis in range(ndim)]
+            text = message(build(cls, ndim=ndim).train(training), torch.ones(2, 8, *sizes))
+            listed = " and ".join(name for name, n in zip(names, sizes, strict=True) if not n)
+            assert f"(N, 8, {AXES[ndim]}), got {(2, 8, *sizes)} with an empty {listed};" in text
+
+
+@every_layer
+def test_an_empty_batch_is_taken(cls):
+    for ndim in ndims(cls):
+        x = torch.ones(0, 8, *[3] * ndim, requires_grad=True)
+        layer = build(cls, ndim=ndim).eval()
+        y = layer(x)
+        assert y.shape == x.shape
+        y.sum().backward()
+        assert all(p.grad is None or not p.grad.any() for p in layer.parameters())
+
+
 @pytest.mark.parametrize("call", ["forward", "gates"])
 @pytest.mark.parametrize("cls", LAYERS[:-1], ids=lambda cls: cls.__name__)
 def test_gates_and_forward_refuse_alike(cls, call):
+    with pytest.raises(ValueError, match=r"got \(2, 8, 0, 4\) with an empty H; check what pools"):
+        getattr(build(cls), call)(torch.randn(2, 8, 0, 4))
     with pytest.raises(ValueError, match=r"expected x of shape \(N, 8, H, W\), got \(2, 9, 3, 4\)"):
         getattr(build(cls), call)(torch.randn(2, 9, 3, 4))
 

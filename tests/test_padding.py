@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import icasa
 import icasa.attention
@@ -13,6 +14,7 @@ from tests.strategies import SEEDS, build, ndims, randomise, seeded
 
 ATTENTION = [getattr(icasa, name) for name in icasa.attention.__all__]
 every_attention = pytest.mark.parametrize("cls", ATTENTION, ids=lambda cls: cls.__name__)
+every_mode = pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
 
 
 def padded(samples, width, value):
@@ -150,7 +152,55 @@ def test_aam_does_not_depend_on_the_padding():
     assert aam.report(noisy, y, lengths=lengths) == aam.report(clean, y)
 
 
-def test_small_integer_lengths_are_read_at_any_width():
-    layer, x = randomise(build(icasa.ICA)).eval(), torch.randn(2, 8, 3, 300)
-    lengths = torch.tensor([200, 100])
-    torch.testing.assert_close(layer(x, lengths.to(torch.uint8)), layer(x, lengths))
+@every_mode
+@every_attention
+def test_small_integer_lengths_are_read_at_any_width(cls, training):
+    layer, x = randomise(build(cls)).train(training), torch.randn(2, 8, 60, 300)  # past uint8
+    results = []
+    for dtype in (torch.uint8, torch.int64):
+        twin = copy.deepcopy(layer)
+        y = twin(x, torch.tensor([240, 100], dtype=dtype))
+        y.square().sum().backward()
+        results.append([y, *(p.grad for p in twin.parameters()), *twin.buffers()])
+    torch.testing.assert_close(*results, rtol=0, atol=0)
+
+
+@every_mode
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@every_attention
+def test_half_precision_layers_take_lengths(cls, dtype, training):
+    layer = randomise(build(cls)).to(dtype).train(training)
+    x = torch.randn(3, 8, 4, 10, generator=seeded(1)).to(dtype)
+    lengths = torch.tensor([3, 10, 7])
+    y = layer(x, lengths)
+    assert y.dtype == dtype
+    valid = (torch.arange(10) < lengths.unsqueeze(1))[:, None, None]
+    expected = copy.deepcopy(layer).float()(x.float(), lengths)
+    eps = torch.finfo(dtype).eps
+    torch.testing.assert_close((y * valid).float(), expected * valid, rtol=16 * eps, atol=16 * eps)
+
+
+class Reads(TorchDispatchMode):
+    """Counts the values that Python reads from a tensor, each of which waits for the device."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func is torch.ops.aten._local_scalar_dense.default
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("call", ["forward", "gates"])
+@every_attention
+def test_lengths_are_checked_once_a_call(cls, call):
+    layer, x = build(cls).eval(), torch.randn(2, 8, 3, 5)
+    lengths = torch.tensor([2, 5])
+    for _ in range(2):
+        with Reads() as reads:
+            getattr(layer, call)(x, lengths)
+        assert reads.count == 1
+    lengths[0] = 6  # the same tensor is checked anew in each call
+    with pytest.raises(ValueError, match=r"expected lengths in 1..5, .* got \[6, 5\]"):
+        getattr(layer, call)(x, lengths)

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from icasa._check import check_input, check_odd_int, check_positive_int
-from icasa.padding import batch_norm, clear_padding, spatial_mean, valid_positions
+from icasa.padding import batch_norm, check_lengths, clear_padding, spatial_mean, valid_positions
 
 
 class CBAM(nn.Module):
@@ -77,6 +77,7 @@ class CBAM(nn.Module):
     def _attend(self, x: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Channel gate, the map it gives, and that map's spatial gate."""
         check_input(self, x)
+        lengths = check_lengths(x, lengths)
         valid, _ = clear_padding(x, lengths, -math.inf)
         pooled = torch.stack((spatial_mean(x, lengths).flatten(1), valid.amax((2, 3))))  # (2, N, C)
         logits = self.excite(F.relu(self.squeeze(pooled))).sum(0)

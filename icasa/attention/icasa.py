@@ -9,6 +9,7 @@ from icasa import kernels
 from icasa._check import check_input
 from icasa.attention.ica import ICA
 from icasa.attention.sa import SA
+from icasa.padding import check_lengths
 
 
 class ICASA(nn.Module):
@@ -123,6 +124,8 @@ class ICASA(nn.Module):
 
     def gates(self, x: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, ...]:
         """Attention maps of ``x``: those of ICA, one per axis, then that of SA."""
+        check_input(self, x)
+        lengths = check_lengths(x, lengths)
         return (*self.ica.gates(x, lengths), *self.sa.gates(x, lengths))
 
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
@@ -134,6 +137,7 @@ class ICASA(nn.Module):
         usable = kernels.usable(x, lengths, self.fused, ica, sa, rebuilt=rebuilt)
         if usable and (y := self._fused(x)) is not None:
             return kernels.laid_out_as(x, y)
+        lengths = check_lengths(x, lengths)
         beta = self.beta.to(x.dtype)
         y = beta * ica(x, lengths) + (1 - beta) * sa(x, lengths)
         return x + y if self.residual else y  # type: ignore[no-any-return]

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from icasa import kernels
 from icasa._check import check_input, check_ndim, check_positive_int
-from icasa.padding import spatial_mean
+from icasa.padding import check_lengths, spatial_mean
 
 NAMES = ("weight", "bias")
 
@@ -193,6 +193,7 @@ class SA(nn.Module):
         In each group the first half of the channels has one value per plane.
         """
         check_input(self, x)
+        lengths = check_lengths(x, lengths)
         ones = [1] * self.ndim
         w1, b1, w2, b2 = (
             p.view(-1, *ones)
