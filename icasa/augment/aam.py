@@ -12,6 +12,7 @@ from icasa._check import check_one_of, check_per_sample, check_positive_int, che
 from icasa.augment.draw import uniform
 from icasa.augment.labels import float_labels
 from icasa.augment.pairs import AAMReport, MixedPairs, fraction, interpolate, possible_pairs
+from icasa.augment.watch import ThresholdWatch
 from icasa.padding import clear_padding
 
 
@@ -32,6 +33,9 @@ class AAM(nn.Module):
     where r is the representation of x and d (Eq. 2) its loss. A sample without a candidate is not
     mixed. Feed standardised features: raw MFCC all point one way, and T then admits every pair;
     :meth:`report` shows what it admits. In ``eval()`` nothing is mixed and nothing is drawn.
+
+    A threshold above 0, or a quantile, that admits no pair, or every pair, in 50 training batches
+    in a row warns once per instance (not under torch.compile).
 
     Args:
         num_classes: K, the width of the labels.
@@ -104,6 +108,7 @@ class AAM(nn.Module):
         self.pairing = pairing
         self.quantile = None if quantile is None else check_range("quantile", quantile, 0, 1)
         self.fixed_size = fixed_size
+        self._watch = ThresholdWatch()
 
     def forward(
         self,
@@ -240,7 +245,10 @@ class AAM(nn.Module):
         self, x: Tensor, y: Tensor, utterance: Tensor | None, generator: torch.Generator | None
     ) -> Tensor:
         """Return for each sample a uniform choice among its candidates, or itself: (N,)."""
-        candidates = self._admitted(x, possible_pairs(x, utterance))
+        possible = possible_pairs(x, utterance)
+        candidates = self._admitted(x, possible)
+        if self._filters() and not torch.compiler.is_compiling():
+            self._watch.update(candidates, possible, self._threshold())
         rows = torch.arange(len(x), device=x.device)
         if len(x) < 2:
             return rows
@@ -254,6 +262,15 @@ class AAM(nn.Module):
             candidates = torch.where(chosen.any(1, keepdim=True), chosen, candidates)
         choice = draw.masked_fill(~candidates, -1).argmax(1)
         return torch.where(candidates.any(1), choice, rows)
+
+    def _filters(self) -> bool:
+        """Return whether similarity is meant to leave out some pairs."""
+        return self.pairing != "random" and (self.quantile is not None or self.threshold > 0)
+
+    def _threshold(self) -> str:
+        return (
+            f"threshold={self.threshold}" if self.quantile is None else f"quantile={self.quantile}"
+        )
 
     def _admitted(self, x: Tensor, eligible: Tensor) -> Tensor:
         """Return which of the eligible pairs pass the threshold (Eq. 1): (N, N)."""
@@ -309,8 +326,7 @@ class AAM(nn.Module):
 
     def extra_repr(self) -> str:
         """Show the options that matter."""
-        gate = f"threshold={self.threshold}" if self.quantile is None else f"q={self.quantile}"
         return (
-            f"{self.num_classes}, {gate}, alpha={self.alpha}, pairing={self.pairing!r}, "
+            f"{self.num_classes}, {self._threshold()}, alpha={self.alpha}, pairing={self.pairing!r}, "
             f"representation={self.representation!r}, fixed_size={self.fixed_size}"
         )

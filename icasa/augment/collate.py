@@ -153,6 +153,7 @@ class AAMCollate:
         if len(keys) != 3:
             raise ValueError(f"expected keys to be the three names of x, y and index, got {keys!r}")
         self.aam = copy.deepcopy(aam)
+        self.aam._watch.share_memory_()
         self.bank = bank
         self.keys = keys
         self.utterance = utterance
@@ -184,8 +185,9 @@ class AAMCollate:
         return self.train(False)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Share the switch again after a plain pickle or a deepcopy (no-op in a worker)."""
+        """Share the memory again after a plain pickle or a deepcopy (no-op in a worker)."""
         self.__dict__.update(state)
+        self.aam._watch.share_memory_()
         self._training.share_memory_()  # type: ignore[no-untyped-call]
 
     def _fields(self, samples: Sequence[Any]) -> tuple[dict[Any, Any], bool]:
