@@ -99,10 +99,10 @@ def check_per_sample(name: str, value: Tensor, x: Tensor) -> None:
     check_same_device(name, value, x)
 
 
-def check_same_device(name: str, value: Tensor, x: Tensor) -> None:
-    """Raise unless ``value`` is on the device of ``x``."""
+def check_same_device(name: str, value: Tensor, x: Tensor, of: str = "x") -> None:
+    """Raise unless ``value`` is on the device of ``x``, which the caller knows as ``of``."""
     if value.device != x.device:
         raise ValueError(
-            f"expected {name} on x's device {x.device}, got {value.device}; "
-            f"call {name}.to(x.device) first"
+            f"expected {name} on {of}'s device {x.device}, got {value.device}; "
+            f"call {name}.to({of}.device) first"
         )

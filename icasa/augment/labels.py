@@ -10,7 +10,14 @@ from icasa._check import check_same_device
 
 def float_labels(layer: Any, x: Tensor, y: Tensor) -> Tensor:
     """Return y as (N, ``layer.num_classes``) floats: a soft label as it is, an index one-hot."""
-    name, n, k = type(layer).__name__, len(x) if x.ndim else 0, layer.num_classes
+    name, k = type(layer).__name__, layer.num_classes
+    for argument, value in (("x", x), ("y", y)):
+        if not isinstance(value, Tensor):
+            raise ValueError(
+                f"{name} expected {argument} to be a tensor, got {type(value).__name__}; "
+                f"number the classes 0..{k - 1} and call torch.as_tensor"
+            )
+    n = len(x) if x.ndim else 0
     if x.ndim < 2 or not x.is_floating_point():
         raise ValueError(
             f"{name} expected a floating point x of shape (N, *) with at least 2 axes, "

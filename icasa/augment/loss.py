@@ -1,20 +1,25 @@
 """Cross entropy for soft labels, with class weights, smoothing and ignore_index."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from icasa._check import check_one_of
+from icasa._check import check_one_of, check_same_device
+
+Weights = Tensor | Sequence[float]  # or a numpy array
 
 
 def soft_cross_entropy(
     logits: Tensor,
     target: Tensor,
     *,
-    weight: Tensor | None = None,
+    weight: Weights | None = None,
     label_smoothing: float = 0.0,
     ignore_index: int = -100,
-    sample_weight: Tensor | None = None,
+    sample_weight: Weights | None = None,
     reduction: str = "mean",
 ) -> Tensor:
     r"""Cross entropy of mixed labels that agrees with the mix of cross entropies.
@@ -33,10 +38,10 @@ def soft_cross_entropy(
     Args:
         logits: unnormalised scores.
         target: class indices, or soft labels (any non-negative weights; rows need not sum to 1).
-        weight: one weight per class.
+        weight: one weight per class, a tensor, a list or a numpy array.
         label_smoothing: ε in [0, 1].
         ignore_index: the class whose mass counts neither in the sum nor in the normaliser.
-        sample_weight: one weight per sample, for example the weights of ``AAM(fixed_size=True)``.
+        sample_weight: one weight per sample likewise, as the weights of ``AAM(fixed_size=True)``.
         reduction: ``"mean"``, ``"sum"``, or ``"none"`` for the ℓ_n.
 
     Shape:
@@ -59,7 +64,7 @@ def soft_cross_entropy(
     >>> torch.isclose(loss, 0.3 * ce_a + 0.7 * ce_b)
     tensor(True)
     """
-    _check_shapes(logits, target, weight, sample_weight, ignore_index)
+    _check_target(logits, target, ignore_index)
     check_one_of("reduction", reduction, ("none", "sum", "mean"))
     if not 0 <= label_smoothing <= 1:
         raise ValueError(f"expected label_smoothing in [0, 1], got {label_smoothing}")
@@ -68,8 +73,8 @@ def soft_cross_entropy(
     p = target if target.ndim == 2 else target.unsqueeze(1) == classes  # (N, K)
     p = p.to(log_q.dtype) * (classes != ignore_index)
     smooth = (1 - label_smoothing) * p + label_smoothing / len(classes) * p.sum(1, keepdim=True)
-    w = torch.ones_like(log_q[:1]) if weight is None else weight.to(log_q.dtype)
-    s = torch.ones_like(log_q[:, 0]) if sample_weight is None else sample_weight.to(log_q.dtype)
+    w = _weights("weight", weight, len(classes), log_q)
+    s = _weights("sample_weight", sample_weight, len(log_q), log_q)
     # A class without mass adds nothing, even where its log probability is -inf (0 * inf is NaN).
     loss = -s * (w * smooth * log_q.masked_fill(smooth == 0, 0)).sum(1)
     if reduction == "none":
@@ -77,13 +82,23 @@ def soft_cross_entropy(
     return loss.sum() if reduction == "sum" else loss.sum() / (s * (w * p).sum(1)).sum()
 
 
-def _check_shapes(
-    logits: Tensor,
-    target: Tensor,
-    weight: Tensor | None,
-    sample_weight: Tensor | None,
-    ignore_index: int,
-) -> None:
+def _weights(name: str, value: Any, size: int, like: Tensor) -> Tensor:
+    """Return ``value`` as a tensor (size,) of the dtype and on the device of ``like``."""
+    if value is None:
+        return like.new_ones(size)
+    if not isinstance(value, Tensor):
+        value = torch.tensor(value, device=like.device)
+    if value.shape != (size,):
+        raise ValueError(
+            f"expected {name} of shape ({size},), got {tuple(value.shape)}; "
+            f"give one for each {'class' if name == 'weight' else 'sample'}"
+        )
+    check_same_device(name, value, like, "logits")
+    weights: Tensor = value.to(like.dtype)
+    return weights
+
+
+def _check_target(logits: Tensor, target: Tensor, ignore_index: int) -> None:
     """Raise unless the shapes fit together and every class index is a class or ignored."""
     if logits.ndim != 2 or not logits.is_floating_point():
         raise ValueError(
@@ -91,6 +106,12 @@ def _check_shapes(
             f"got {logits.dtype} {tuple(logits.shape)}; flatten other axes into N first"
         )
     n, k = logits.shape
+    if not isinstance(target, Tensor):
+        raise ValueError(
+            f"expected target to be a tensor, got {type(target).__name__}; "
+            f"number the classes 0..{k - 1} and call torch.as_tensor"
+        )
+    check_same_device("target", target, logits, "logits")
     if target.shape not in ((n,), (n, k)):
         raise ValueError(
             f"expected target of shape ({n},), class indices, or ({n}, {k}), soft labels, to go "
@@ -107,6 +128,3 @@ def _check_shapes(
                 f"expected class indices in 0..{k - 1}, got {bad[0].item()}; "
                 f"mark samples to leave out with ignore_index={ignore_index}"
             )
-    for name, value, size in (("weight", weight, k), ("sample_weight", sample_weight, n)):
-        if value is not None and value.shape != (size,):
-            raise ValueError(f"expected {name} of shape ({size},), got {tuple(value.shape)}")

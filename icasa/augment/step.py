@@ -1,10 +1,12 @@
 """The AAM training step: difficulties from the forward pass that training makes anyway."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from icasa.augment.aam import AAM
 from icasa.augment.loss import soft_cross_entropy
@@ -41,11 +43,14 @@ def aam_loss(
     The losses of the originals, which the step needs anyway, are the difficulties d of Eq. 2; only
     the M mixed samples go through the model again:
 
-    .. math:: L = \frac{1}{N + M} \left(
-              \sum_{i=1}^{N} \ell(f(x_i), y_i) + \sum_{m=1}^{M} \ell(f(\tilde x_m), \tilde y_m)
-              \right)
+    .. math:: L = \frac{\sum_{i=1}^{N} \ell(f(x_i), y_i) +
+                        \sum_{m=1}^{M} \ell(f(\tilde x_m), \tilde y_m)}
+                       {\sum_{i=1}^{N} v(y_i) + \sum_{m=1}^{M} v(\tilde y_m)}, \qquad
+              v(y) = \sum_k w_k y_k
 
-    In ``aam.eval()``, or where no pair is admitted, L is the mean over the originals.
+    with w the class weights of the criterion, if it has some, else v = 1: the criterion's own mean
+    over originals and mixed. In ``aam.eval()``, or where no pair is admitted, it is that of the
+    originals, ``criterion(model(x), y)``.
 
     Args:
         model: f, called once or twice. DistributedDataParallel requires as many calls on every
@@ -54,8 +59,11 @@ def aam_loss(
         aam: with ``fixed_size`` the rows without a partner count 0.
         x: the batch.
         y: its labels.
-        criterion: ℓ, called as ``criterion(logits, target, reduction="none")`` with float targets
-            (., K), must return one loss per sample; its class weights enter d as well.
+        criterion: ℓ, called as ``criterion(logits, target, reduction=...)`` with float targets
+            (., K), must return one loss per sample for "none" and their mean for "mean"; its class
+            weights enter d as well. torch's cross entropy, function or module, is taken as
+            :func:`soft_cross_entropy` with its options, since its mean over float targets leaves
+            the class weights out of v.
         utterance: as in :meth:`AAM.forward`.
         lengths: as in :meth:`AAM.forward`.
         generator: as in :meth:`AAM.forward`.
@@ -64,7 +72,8 @@ def aam_loss(
         x (N, \*), y (N,) or (N, K).
 
     Raises:
-        ValueError: as :class:`AAM`, and for a criterion that does not return (N,).
+        ValueError: as :class:`AAM`, and for a criterion that is called otherwise or does not
+            return (N,).
 
     Reference:
         Li et al. 2026, section 2.1, Algorithm 1, lines 12 and 13.
@@ -75,6 +84,7 @@ def aam_loss(
     >>> step.logits.shape, step.difficulty.shape
     (torch.Size([8, 3]), torch.Size([8]))
     """
+    criterion = _soft(criterion)
     y = aam.float_labels(x, y)
     logits = model(x)
     losses = _losses(criterion, logits, y)
@@ -82,14 +92,46 @@ def aam_loss(
     x_mix, y_mix, pairs = aam.mix(
         x, y, difficulty, utterance=utterance, lengths=lengths, generator=generator
     )
-    if not len(x_mix):
-        return AAMLoss(losses.mean(), logits, difficulty, pairs)
-    # DIFF: Algorithm 1 trains on one augmented batch after a pass of its own for lines 12-13; here
-    # BatchNorm sees originals and mixed as two batches, and that pass is saved.
-    mixed = _losses(criterion, model(x_mix), y_mix)
-    weight = pairs.weight()
-    loss = (losses.sum() + (weight * mixed).sum()) / (len(x) + weight.sum())
+    target, weight = torch.cat([y, y_mix]), torch.cat([torch.ones_like(y[:, 0]), pairs.weight()])
+    if len(x_mix):
+        # DIFF: Algorithm 1 trains on one augmented batch after a pass of its own for lines 12-13;
+        # here BatchNorm sees originals and mixed as two batches, and that pass is saved.
+        losses = torch.cat([losses, _losses(criterion, model(x_mix), y_mix)])
+    loss = (weight * losses).sum() / _divisor(criterion, target, weight)
     return AAMLoss(loss, logits, difficulty, pairs)
+
+
+def _soft(criterion: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Return ``criterion``, or soft_cross_entropy with its options for torch's cross entropy."""
+    if criterion is F.cross_entropy:
+        return soft_cross_entropy
+    if isinstance(criterion, partial) and criterion.func is F.cross_entropy:
+        return partial(soft_cross_entropy, *criterion.args, **criterion.keywords)
+    if type(criterion) is nn.CrossEntropyLoss and criterion.reduction != "sum":
+        options = ("weight", "label_smoothing", "ignore_index")
+        return partial(soft_cross_entropy, **{name: getattr(criterion, name) for name in options})
+    if isinstance(criterion, nn.modules.loss._Loss):
+        raise ValueError(
+            f"expected a criterion called as criterion(logits, target, reduction='none'), "
+            f"got {criterion}; pass a function, such as partial(soft_cross_entropy, weight=w)"
+        )
+    return criterion
+
+
+def _divisor(criterion: Callable[..., Tensor], target: Tensor, weight: Tensor) -> Tensor:
+    """Return what a mean of ``criterion`` over the rows of ``target`` divides by: (,).
+
+    It is the sum of v over the rows, each as often as its ``weight`` says. As v is linear in the
+    label, that is v of the mean label times the number of rows, and v of one row is its loss by
+    its mean, whatever the logits are.
+    """
+    exact = torch.promote_types(target.dtype, torch.float32)
+    weight = weight.to(exact)
+    # A product and a sum, as autocast would round a matrix product.
+    label = (weight.unsqueeze(1) * target).sum(0, keepdim=True) / weight.sum()  # (1, K)
+    logits = torch.linspace(-1, 1, label.shape[1], dtype=exact, device=label.device).unsqueeze(0)
+    loss, mean = (criterion(logits, label, reduction=name).sum() for name in ("none", "mean"))
+    return weight.sum() * torch.where(loss == mean, 1, loss / mean)  # 0 / 0 without a loss
 
 
 def _losses(criterion: Callable[..., Tensor], logits: Tensor, target: Tensor) -> Tensor:

@@ -74,6 +74,15 @@ def test_ignored_mass_counts_neither_in_the_sum_nor_in_the_normaliser():
     torch.testing.assert_close(soft_cross_entropy(logits, p, ignore_index=2), want)
 
 
+@pytest.mark.parametrize("form", [list, tuple, torch.Tensor.numpy], ids=["list", "tuple", "numpy"])
+def test_weights_are_tensors_lists_or_arrays(form):
+    logits, target, weight = batch(3)
+    s = torch.rand(N, dtype=torch.float64)
+    expected = soft_cross_entropy(logits, target, weight=weight, sample_weight=s)
+    got = soft_cross_entropy(logits, target, weight=form(weight), sample_weight=form(s))
+    torch.testing.assert_close(got, expected)
+
+
 def test_sample_weight_of_zero_and_two_drops_and_doubles_a_sample():
     logits, target, weight = batch(3)
     s = torch.tensor([0.0, 2.0, 1.0, 1.0, 1.0, 1.0])
@@ -131,6 +140,10 @@ def test_inputs_are_not_mutated():
         ),
         ({"target": torch.tensor([0, 1, 9, 0, 0, 0])}, r"0\.\.3, got 9; .*ignore_index=-100"),
         ({"target": torch.tensor([0, 1, -1, 0, 0, 0])}, r"0\.\.3, got -1"),
+        ({"target": [0] * N}, r"expected target to be a tensor, got list; number the classes 0..3"),
+        ({"target": torch.zeros(N, device="meta")}, r"target on logits's device cpu, got meta"),
+        ({"weight": torch.ones(K, device="meta")}, r"weight on logits's device cpu, got meta"),
+        ({"weight": [1.0] * 3}, r"expected weight of shape \(4,\), got \(3,\); give one for each"),
         ({"weight": torch.ones(3)}, r"expected weight of shape \(4,\), got \(3,\)"),
         ({"sample_weight": torch.ones(4)}, r"expected sample_weight of shape \(6,\), got \(4,\)"),
         ({"label_smoothing": 1.5}, r"expected label_smoothing in \[0, 1\], got 1.5"),

@@ -1,5 +1,7 @@
 """aam_loss: the gradient of the step that recomputes the difficulties, with a pass less."""
 
+from functools import partial
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -71,6 +73,78 @@ def test_without_pairs_it_is_the_loss_of_the_originals(aam):
     torch.testing.assert_close(step.loss, F.cross_entropy(net(x), y))
     assert len(step.pairs.index) == 0
     assert not step.difficulty.requires_grad
+
+
+W = [1.0, 5.0, 2.0]
+ENTROPIES = [  # each with the class weights W, right or not over float targets
+    partial(soft_cross_entropy, weight=W),
+    partial(soft_cross_entropy, weight=torch.tensor(W), label_smoothing=0.2),
+    lambda z, y, reduction: soft_cross_entropy(z, y, weight=W, reduction=reduction),
+    nn.CrossEntropyLoss(torch.tensor(W).double()),
+    partial(F.cross_entropy, weight=torch.tensor(W).double()),
+]
+
+
+def smoothing(criterion):
+    return getattr(criterion, "keywords", {}).get("label_smoothing", 0.0)
+
+
+@pytest.mark.parametrize("criterion", ENTROPIES)
+@pytest.mark.parametrize("aam", [AAM(K, threshold=1), AAM(K, threshold=1, fixed_size=True)])
+def test_class_weights_do_not_change_the_size_without_pairs(aam, criterion):
+    (x, y), net = batch(), Net()
+    got = aam_loss(net, aam, x, y, criterion=criterion).loss
+    weight = torch.tensor(W).double()
+    expected = F.cross_entropy(net(x), y, weight, label_smoothing=smoothing(criterion))
+    torch.testing.assert_close(got, expected)
+
+
+def test_autocast_does_not_round_the_divisor():
+    logits, y = torch.randn(8, K), torch.randn(8, K).softmax(1)
+    criterion = partial(soft_cross_entropy, weight=W)
+    with torch.autocast("cpu", torch.bfloat16):
+        got = aam_loss(nn.Flatten(), AAM(K, threshold=1), logits, y, criterion=criterion).loss
+    torch.testing.assert_close(got, criterion(logits, y))
+
+
+@pytest.mark.parametrize("criterion", ENTROPIES)
+@pytest.mark.parametrize("fixed", [False, True])
+def test_the_loss_is_the_weighted_mean_over_originals_and_mixed(criterion, fixed):
+    (x, y), net = batch(), Net()
+    options = {"threshold": 0.3, "representation": "flat", "alpha": 0}
+    generators = [torch.Generator().manual_seed(3) for _ in range(2)]
+    aam = AAM(K, fixed_size=fixed, **options)
+    step = aam_loss(net, aam, x, y, criterion=criterion, generator=generators[0])
+    assert 0 < step.pairs.weight().sum() < len(x)
+    x_aug, y_aug = AAM(K, **options)(x, y, generator=generators[1])
+    expected = soft_cross_entropy(net(x_aug), y_aug, weight=W, label_smoothing=smoothing(criterion))
+    torch.testing.assert_close(step.loss, expected)
+
+
+def brier(logits, target, *, reduction):
+    loss = (logits.softmax(1) - target).square().sum(1)
+    return loss if reduction == "none" else loss.mean()
+
+
+@pytest.mark.parametrize("criterion", [brier, bce])
+def test_a_criterion_without_class_weights_is_a_plain_mean(criterion):
+    (x, y), net = batch(), Net()
+    y = F.one_hot(y, K).double()
+    step = aam_loss(net, AAM(K, threshold=1), x, y, criterion=criterion)
+    torch.testing.assert_close(step.loss, criterion(net(x), y, reduction="mean"))
+    step = aam_loss(nn.Linear(3, 1), AAM(1, threshold=1), torch.randn(4, 3), torch.zeros(4).long())
+    assert step.loss == 0  # one class leaves nothing to lose
+
+
+@pytest.mark.parametrize(
+    "criterion", [nn.BCEWithLogitsLoss(), nn.CrossEntropyLoss(reduction="sum")]
+)
+def test_a_loss_module_that_cannot_be_called_so_is_refused(criterion):
+    text = (
+        r"criterion\(logits, target, reduction='none'\), got \w+Loss\(\); pass a function, such as"
+    )
+    with pytest.raises(ValueError, match=text):
+        aam_loss(Net(), AAM(K), *batch(), criterion=criterion)
 
 
 def test_fixed_size_compiles_without_a_graph_break():
