@@ -5,6 +5,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import default_collate
@@ -56,10 +57,12 @@ class DifficultyBank:
     def update(self, index: Tensor, loss: Tensor) -> None:
         """Store the loss of each sample; one that is not finite leaves the former value."""
         index = self._rows(index)
-        if loss.shape != index.shape or not loss.is_floating_point():
+        is_tensor = isinstance(loss, Tensor)
+        if not is_tensor or loss.shape != index.shape or not loss.is_floating_point():
+            got = f"{loss.dtype} {tuple(loss.shape)}" if is_tensor else type(loss).__name__
             raise ValueError(
                 f"expected floating point loss of shape {tuple(index.shape)}, one per index, "
-                f"got {loss.dtype} {tuple(loss.shape)}; compute it with reduction='none'"
+                f"got {got}; compute it with reduction='none'"
             )
         new = loss.detach().to(self._loss)
         self._loss[index] = torch.where(new.isfinite(), new, self._loss[index])
@@ -89,6 +92,11 @@ class DifficultyBank:
 
     def _rows(self, index: Tensor) -> Tensor:
         """Return ``index`` on the CPU if each entry is a sample."""
+        if not isinstance(index, Tensor):
+            raise ValueError(
+                f"expected index to be a tensor of integers, got {type(index).__name__} "
+                f"{str(index)[:40]}; return each sample's number in the dataset, not its name"
+            )
         if index.ndim != 1 or index.is_floating_point() or index.dtype == torch.bool:
             raise ValueError(
                 f"expected integer index of shape (B,), got {index.dtype} {tuple(index.shape)}; "
@@ -202,7 +210,7 @@ class AAMCollate:
         expected: list[Any] = list(self.keys if is_mapping else range(3))
         expected = expected[: 2 if self.bank is None else 3]
         expected += [] if self.utterance is None else [self.utterance]
-        has = list(first) if is_mapping else list(range(len(first)))
+        has = _names(first)
         if not set(expected) <= set(has):
             raise ValueError(
                 f"AAMCollate expected {expected} in a sample, got {has}; "
@@ -213,5 +221,28 @@ class AAMCollate:
                 f"AAMCollate with fixed_size=True expected samples without the key 'weight', "
                 f"got {has}; rename that field in the dataset"
             )
+        _check_alike(samples, has)
         batch = default_collate(list(samples))
         return (dict(batch) if is_mapping else dict(enumerate(batch))), is_mapping
+
+
+def _names(sample: Any) -> list[Any]:
+    return list(sample) if isinstance(sample, Mapping) else list(range(len(sample)))
+
+
+def _check_alike(samples: Sequence[Any], names: list[Any]) -> None:
+    """Raise unless all samples have the fields ``names``, each with arrays of one shape."""
+    for sample in samples:
+        if not set(names) <= set(_names(sample)):
+            raise ValueError(
+                f"AAMCollate expected {names} in every sample, got {_names(sample)}; "
+                f"return the same fields for each"
+            )
+    for name in names:
+        values = [s[name] for s in samples if isinstance(s[name], (Tensor, np.ndarray))]
+        shapes = list(dict.fromkeys(tuple(value.shape) for value in values))
+        if len(shapes) > 1:
+            raise ValueError(
+                f"AAMCollate expected field {name!r} of one shape in all samples, got {shapes[0]} "
+                f"and {shapes[1]}; pad or crop it in the dataset"
+            )

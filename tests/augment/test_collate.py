@@ -4,6 +4,7 @@ import copy
 import math
 import pickle
 
+import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader
@@ -159,6 +160,34 @@ def test_bank_state_round_trip_is_in_place_and_a_copy():
         ),
         (lambda b: b.load_state_dict({"loss": torch.ones(3)}), r"shape \(4,\), got \(3,\); build"),
         (lambda b: b.load_state_dict({"d": torch.ones(4)}), r"'loss' .*got keys \['d'\]"),
+        (
+            lambda b: AAMCollate(AAM(K), b)([(torch.ones(3, n), 0, n) for n in (2, 5)]),
+            r"field 0 of one shape in all samples, got \(3, 2\) and \(3, 5\); pad or crop it in",
+        ),
+        (
+            lambda b: AAMCollate(AAM(K), b)(
+                [{"x": np.ones(n), "y": 0, "index": 0} for n in (2, 5)]
+            ),
+            r"field 'x' of one shape in all samples, got \(2,\) and \(5,\); pad or crop it in",
+        ),
+        (
+            lambda b: AAMCollate(AAM(K), b)([(torch.ones(3), 0, 0, "a"), (torch.ones(3), 0, 1)]),
+            r"expected \[0, 1, 2, 3\] in every sample, got \[0, 1, 2\]; return the same fields",
+        ),
+        (
+            lambda b: AAMCollate(AAM(K), b)([(torch.ones(3), name, 0) for name in ("sad", "glad")]),
+            r"AAM expected y to be a tensor, got \w+; number the classes 0..1",
+        ),
+        (
+            lambda b: AAMCollate(AAM(K), b)([(torch.ones(3), 0, f"{i}.wav") for i in range(2)]),
+            r"index to be a tensor .*, got .*'0.wav', '1.wav'.*; return each sample's number",
+        ),
+        (
+            lambda b: AAMCollate(AAM(K), b, utterance=3)([(torch.ones(3), 0, 0, "a")] * 2),
+            r"expected utterance to be a tensor .*; number the ids",
+        ),
+        (lambda b: b.lookup(["a.wav"]), r"tensor of integers, got list \['a.wav'\]; return each"),
+        (lambda b: b.update(torch.arange(1), [0.5]), r"loss of shape \(1,\), .* got list; compute"),
         (lambda b: AAMCollate(AAM(K)), r"alpha=2.0 expected a DifficultyBank, got None; pass Diff"),
         (lambda b: AAMCollate(AAM(K), b, keys=("x", "y")), r"keys to be the three names of x,"),
         (
