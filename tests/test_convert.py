@@ -229,34 +229,19 @@ def coordinate(drop=None, **extra):
 LINEAR = nn.ModuleDict({"fc1": nn.Linear(64, 4), "fc2": nn.Linear(4, 64)}).state_dict()
 REFUSED = [
     (CA, "keras", {}, "one of ['official', 'official_mbv2', 'timm'], got 'keras'"),
-    (
-        ICA,
-        "timm",
-        {},
-        "'timm' expected one of SE, ECA, CBAM, CA, got ICA; sources that have it: []",
-    ),
+    (ICA, "timm", {}, "one of SE, ECA, CBAM, CA, got ICA; sources that have it: []"),
     (SE, "official", {}, "one of SA, CA, CBAM, ECA, got SE; sources that have it: ['timm']"),
     (CA, "official_mbv2", coordinate(), "got ['conv2.weight', 'conv2.bias', 'conv3.weight',"),
-    (CA, "official", coordinate("bn1.bias"), "['bn1.bias'] missing and [] unexpected; check the"),
+    (CA, "official", coordinate("bn1.bias"), "['bn1.bias'] missing and [] unexpected; check"),
     (CA, "timm", coordinate("conv1.bias"), "got ['conv1.bias'] missing and [] unexpected"),
     (CA, "timm", {"state_dict": coordinate()}, "missing and ['state_dict'] unexpected"),
     (CA, "timm", coordinate(**{"bn1.bias": 1}), "expected bn1.bias with 1 axes, got int"),
     (SE, "timm", LINEAR, "expected fc1.weight with 4 axes, got (4, 64); check the source"),
-    (CA, "timm", Coordinate(2048, 88).state_dict(), "some reduction gives CA(2048), got 88; keep"),
+    (CA, "timm", Coordinate(2048, 88).state_dict(), "reduction gives CA(2048), got 88; keep"),
     (CA, "timm", coordinate(**{"conv1.weight": torch.ones(0, 64, 1, 1)}), "CA(64), got 0; keep"),
     (SE, "timm", Squeeze(4, 8).state_dict(), "that some reduction gives SE(4), got 8; keep"),
-    (
-        CA,
-        "timm",
-        coordinate(**{"conv_h.bias": torch.ones(1)}),
-        "conv_h.bias of shape (64,), got (1,)",
-    ),
-    (
-        ECA,
-        "official",
-        Neighbour(3).state_dict(),
-        "channels for eca_layer, got None; pass channels=",
-    ),
+    (CA, "timm", coordinate(**{"conv_h.bias": torch.ones(1)}), "of shape (64,), got (1,)"),
+    (ECA, "official", Neighbour(3).state_dict(), "channels for eca_layer, got None; pass"),
 ]
 
 
@@ -264,6 +249,14 @@ REFUSED = [
 def test_refuses_what_does_not_fit(cls, source, weights, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         from_peer(cls, weights, source=source)
+
+
+def test_load_peer_itself_refuses_missing_and_surplus_keys():
+    layer, extra = CA(64), {"extra": torch.ones(1)}
+    with pytest.raises(ValueError, match=r"got \['bn1.bias'\] missing and \[\] unexpected"):
+        load_peer(layer, coordinate("bn1.bias"), source="official")
+    with pytest.raises(ValueError, match=r"got \[\] missing and \['extra'\] unexpected"):
+        load_peer(layer, coordinate(**extra), source="official")
 
 
 def test_refuses_channels_that_do_not_fit():

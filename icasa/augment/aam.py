@@ -327,6 +327,7 @@ class AAM(nn.Module):
     def extra_repr(self) -> str:
         """Show the options that matter."""
         return (
-            f"{self.num_classes}, {self._threshold()}, alpha={self.alpha}, pairing={self.pairing!r}, "
-            f"representation={self.representation!r}, fixed_size={self.fixed_size}"
+            f"{self.num_classes}, {self._threshold()}, alpha={self.alpha}, "
+            f"pairing={self.pairing!r}, representation={self.representation!r}, "
+            f"fixed_size={self.fixed_size}"
         )

@@ -172,6 +172,13 @@ def test_the_draw_is_uniform_over_the_candidates():
     assert (chi2 < 22.5).all()  # p = 0.001 each
 
 
+@pytest.mark.parametrize(("row", "mixed"), [([1.0, 0.0], 2), ([1.0, 0.9], 2), ([1.0, 1.1], 0)])
+def test_a_batch_of_two_follows_the_threshold(row, mixed):
+    x = torch.tensor([[1.0, 0.0], row])  # cosines 1, 0.74 and 0.67
+    assert len(AAM(K, alpha=0).mix(x, torch.arange(2))[0]) == mixed
+    assert AAM(K).report(x, torch.arange(2)).pair_share == mixed / 2
+
+
 @pytest.mark.parametrize("rare", [True, False])
 def test_balanced_pairs_are_half_same_class(rare):
     n = 400
@@ -257,6 +264,8 @@ def test_options_are_checked_at_construction(options, message):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        ({"x": [[0.0] * 2] * 4}, r"AAM expected x to be a tensor, got list; "),
+        ({"y": [0, 1, 0, 1]}, r"AAM expected y to be a tensor, got list; number the classes 0..2"),
         ({"x": torch.zeros(4)}, r"at least 2 axes, got torch.float32 \(4,\)"),
         ({"x": torch.zeros(4, 2).long()}, r"floating point x.*torch.int64.*x.float\(\)"),
         ({"y": torch.zeros(4, 5)}, r"y of shape \(4,\) or \(4, 3\), got \(4, 5\); .*num_classes"),
