@@ -1,0 +1,204 @@
+"""Analyse the study (docs/study.md): which layer, which augmentation, with intervals.
+
+    python -m examples.study
+
+Reads prediction files alone, and writes results/<family>.csv and a forest plot for every family
+whose cells are all there and are of one clean commit. A family that lacks cells is not looked at.
+"""
+
+import argparse
+import csv
+import gzip
+import itertools
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import matplotlib as mpl
+import numpy as np
+
+mpl.use("Agg")
+import matplotlib.pyplot as plt
+
+from examples.study.paired import Outcomes, Row, adjust, compare
+
+EXAMPLES = Path(__file__).parents[1]
+RESULTS = Path(__file__).parent / "results"
+BLUE, GREY = "#0072B2", "#999999"  # Okabe and Ito
+
+
+class Family(NamedTuple):
+    """Comparisons that share a base, a measure and Holm's correction.
+
+    ``pattern`` names the prediction files under ``examples/``; the first variant is the base.
+    """
+
+    name: str
+    pattern: str
+    variants: tuple[str, ...]
+    seeds: tuple[int, ...]
+    folds: tuple[int, ...]
+    measure: str
+    margin: float
+
+
+SPEECH = "ser/results/grid/ravdess-speaker-{variant}-%s-32-true-seed{seed}-fold{fold}.json.gz"
+IMAGES = "vision/results/cells/cifar-10-jpeg-20k-resnet8-15epochs-{variant}-seed{seed}.json.gz"
+LAYERS = ("none", "se", "eca", "cbam", "ca", "sa", "ica", "icasa")
+AUGMENTATIONS = (
+    "none", "none+aam", "none+aam-random", "none+aam-unweighted", "none+mixup",
+    "none+spec-augment", "none+crop", "none+aam+mixup", "none+aam+spec-augment",
+    "none+aam-across-speakers",
+)  # fmt: skip
+FOLDS = tuple(range(6))
+FAMILIES = (
+    Family("speech-1d-layers", SPEECH % "strong30", (*LAYERS, "icasa-aligned"), (1, 2, 3, 4, 5),
+           FOLDS, "UA", 2.0),
+    Family("speech-1d-augmentation", SPEECH % "strong30", AUGMENTATIONS, (1, 2, 3), FOLDS, "UA",
+           2.0),
+    Family("speech-2d-layers", SPEECH % "plane30", LAYERS, (1, 2, 3), FOLDS, "UA", 2.0),
+    Family("images-layers", IMAGES, LAYERS, (1, 2, 3), (0,), "accuracy", 1.0),
+    Family("images-aligned", IMAGES, ("none", "sa-aligned", "icasa-aligned"), (1, 2, 3), (0,),
+           "accuracy", 1.0),
+)  # fmt: skip
+
+
+def paths(family: Family, root: Path) -> dict[tuple[str, int], list[Path]]:
+    """Return the files of every variant and seed, one per fold."""
+    return {
+        (variant, seed): [
+            root / family.pattern.format(variant=variant, seed=seed, fold=fold)
+            for fold in family.folds
+        ]
+        for variant, seed in itertools.product(family.variants, family.seeds)
+    }
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Read one prediction file."""
+    return json.loads(gzip.decompress(path.read_bytes()))
+
+
+def answers(record: dict[str, Any]) -> Iterator[tuple[str, str, str, bool]]:
+    """Give unit, group, label and whether the answer of the last epoch was right."""
+    labels = record["labels"]
+    if "images" in record:
+        columns = (record["images"][key] for key in ("id", "label", "predicted"))
+        for name, label, predicted in zip(*columns, strict=True):
+            yield name, name, labels[label], label == predicted
+    else:
+        for clip in record["utterances"]:
+            predicted = labels[int(np.argmax(clip["last"]))]
+            yield clip["id"], clip["speaker"], clip["label"], clip["label"] == predicted
+
+
+def outcomes(family: Family, variant: str, files: dict[tuple[str, int], list[Path]]) -> Outcomes:
+    """Join the folds of every seed of one variant."""
+    right, keys = [], None
+    for seed in family.seeds:
+        rows = sorted(
+            (*row, fold)
+            for path, fold in zip(files[variant, seed], family.folds, strict=True)
+            for row in answers(read(path))
+        )
+        unit, group, label, correct, fold = (np.array(part) for part in zip(*rows, strict=True))
+        if len(np.unique(unit)) < len(unit):
+            raise SystemExit(f"{variant}, seed {seed}: expected every unit once, got some twice")
+        these = (label, group, fold, unit)
+        keys = keys or these
+        if not all(map(np.array_equal, keys, these)):
+            raise SystemExit(f"{variant}: expected the same units for every seed, got others")
+        right.append(correct)
+    return Outcomes(np.array(right), *keys, family.seeds)
+
+
+def facts(files: dict[tuple[str, int], list[Path]], variant: str) -> Row:
+    """Return what a row says of its runs: parameters, commits, threads and versions."""
+    runs = [read(path)["run"] for (name, _), some in files.items() if name == variant
+            for path in some]  # fmt: skip
+    return {
+        key: " ".join(dict.fromkeys(str(run.get(key, "")) for run in runs))
+        for key in ("parameters", "commit", "threads", "device", "torch", "numpy")
+    }
+
+
+def analyse(family: Family, root: Path, *, any_commit: bool = False) -> list[Row]:
+    """Return a row for each variant against the base, or none if the family lacks cells."""
+    files = paths(family, root)
+    every = [path for some in files.values() for path in some]
+    missing = [path for path in every if not path.exists()]
+    if missing:
+        print(f"{family.name}: {len(missing)} of {len(every)} cells are missing, {missing[0].name}")
+        return []
+    run = {variant: facts(files, variant) for variant in family.variants}
+    commits = " ".join(dict.fromkeys(row["commit"] for row in run.values()))
+    if not any_commit and (" " in commits or "-dirty" in commits):
+        raise SystemExit(f"{family.name}: expected cells of one clean commit, got {commits}")
+    base, *others = (outcomes(family, variant, files) for variant in family.variants)
+    rows = []
+    for variant, ours in zip(family.variants[1:], others, strict=True):
+        row = {"family": family.name, "variant": variant, "against": family.variants[0]}
+        row |= compare(
+            ours, base, measure=family.measure, margin=family.margin, comparisons=len(others)
+        )
+        rows.append(row | run[variant])
+    return adjust(rows)
+
+
+def write(rows: Sequence[Row], path: Path) -> None:
+    """Write rows to four digits."""
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
+        writer.writeheader()
+        for row in rows:
+            writer.writerow({k: f"{v:.4g}" if isinstance(v, float) else v for k, v in row.items()})
+
+
+def draw_forest(rows: Sequence[Row], path: Path) -> None:
+    """Draw every difference with its interval, the margin of equivalence and the verdict."""
+    figure, axes = plt.subplots(figsize=(10, 1.3 + 0.42 * len(rows)), layout="constrained")
+    margin, places = rows[0]["margin"], np.arange(len(rows))
+    axes.axvspan(-margin, margin, color=GREY, alpha=0.2, lw=0, label=f"within {margin:g} points")
+    axes.axvline(0, color="black", lw=0.8)
+    values = np.array([(row["difference"], row["low"], row["high"]) for row in rows]).T
+    axes.errorbar(values[0], places, xerr=[values[0] - values[1], values[2] - values[0]],
+                  fmt="o", color=BLUE, capsize=3)  # fmt: skip
+    axes.set_yticks(places, [row["variant"] for row in rows])
+    right = axes.secondary_yaxis("right")
+    right.set_yticks(places, [row["verdict"].split(" (")[0] for row in rows], fontsize=9)
+    right.tick_params(length=0)
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    first = rows[0]
+    over = f"95 % interval over {first['seeds']} seeds and {first['groups']} groups"
+    axes.set(xlabel=f"difference in {first['measure']} to {first['against']} (points, {over})")
+    figure.legend(loc="outside lower left", frameon=False)
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Analyse every family that is whole."""
+    parser = argparse.ArgumentParser(
+        prog="python -m examples.study", description=__doc__.split("\n")[0]
+    )
+    names = [family.name for family in FAMILIES]
+    parser.add_argument("--family", nargs="+", choices=names, default=names)
+    parser.add_argument("--cells", type=Path, default=EXAMPLES, help="where ser and vision lie")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--any-commit", action="store_true", help="cells of several commits: a try")
+    args = parser.parse_args(argv)
+    args.out.mkdir(parents=True, exist_ok=True)
+    for family in FAMILIES:
+        if family.name not in args.family:
+            continue
+        if rows := analyse(family, args.cells, any_commit=args.any_commit):
+            write(rows, args.out / f"{family.name}.csv")
+            draw_forest(rows, args.out / f"{family.name}.png")
+            print(f"{family.name}, {rows[0]['measure']} against {rows[0]['against']}:")
+            for row in rows:
+                print(f"  {row['variant']:<26}{row['verdict']}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,131 @@
+"""The study's command on made prediction files, against a second computation of every figure."""
+
+import csv
+import gzip
+import json
+import re
+
+import numpy as np
+import pytest
+import second
+
+from examples.study import __main__ as study
+
+SPEECH = study.Family(
+    "speech", study.SPEECH % "strong30", ("none", "se", "sa"), (1, 2, 3), (0, 1, 2), "UA", 2.0
+)
+IMAGES = study.Family("images", study.IMAGES, ("none", "eca"), (1, 2, 3), (0,), "accuracy", 1.0)
+CHANCE = {"none": 0.55, "se": 0.62, "sa": 0.55, "eca": 0.6}
+LABELS = ["angry", "calm", "sad"]
+
+
+def clips(rng, fold, chance):
+    """Draw the answers of a fold of four speakers, who say some classes more often."""
+    for speaker in range(4 * fold, 4 * fold + 4):
+        for n in range(20 + speaker):
+            label = (n * n + speaker) % 3
+            posterior = rng.dirichlet(np.ones(3) / 2)
+            best = label if rng.random() < chance else rng.integers(3)
+            posterior[best] += 1
+            name = {"id": f"{speaker}-{n}", "label": LABELS[label], "speaker": f"s{speaker}"}
+            yield name | {"last": (posterior / 2).tolist()}
+
+
+def record(family, variant, seed, fold, commit):
+    rng = np.random.default_rng([seed, fold, sum(map(ord, variant))])
+    run = {"commit": commit, "torch": "2", "parameters": 10}
+    if family.measure == "UA":
+        return {"labels": LABELS, "run": run, "utterances": list(clips(rng, fold, CHANCE[variant]))}
+    label = np.arange(300) % 3
+    predicted = np.where(rng.random(300) < CHANCE[variant], label, rng.integers(0, 3, 300))
+    columns = {"id": [f"{i:03}" for i in range(300)], "label": label.tolist()}
+    return {"labels": LABELS, "run": run, "images": columns | {"predicted": predicted.tolist()}}
+
+
+def write_cells(family, root, commit="abc"):
+    for (variant, seed), some in study.paths(family, root).items():
+        for fold, path in zip(family.folds, some, strict=True):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            content = json.dumps(record(family, variant, seed, fold, commit)).encode()
+            path.write_bytes(gzip.compress(content))
+
+
+@pytest.mark.parametrize("family", [SPEECH, IMAGES], ids=lambda family: family.name)
+def test_a_second_computation_agrees_with_every_figure(tmp_path, family):
+    write_cells(family, tmp_path)
+    rows = study.analyse(family, tmp_path)
+    files = study.paths(family, tmp_path)
+    tables = {
+        variant: second.read(
+            {(seed, fold): path for seed in family.seeds
+             for fold, path in zip(family.folds, files[variant, seed], strict=True)}
+        )
+        for variant in family.variants
+    }  # fmt: skip
+    base = tables[family.variants[0]]
+    expected = [
+        second.figures(tables[row["variant"]], base, family.measure, family.margin, len(rows))
+        for row in rows
+    ]
+    for column in ("p", "equivalence_p"):
+        adjusted = second.holm([row[column] for row in expected])
+        for row, value in zip(expected, adjusted, strict=True):
+            row[f"{column}_holm"] = value
+    for row, other in zip(rows, expected, strict=True):
+        for name, value in other.items():
+            assert row[name] == pytest.approx(value, rel=1e-6, abs=1e-9), name
+    assert [row["variant"] for row in rows] == list(family.variants[1:])
+
+
+def test_the_command_writes_rows_and_a_picture_of_whole_families(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(study, "FAMILIES", (SPEECH, IMAGES))
+    write_cells(SPEECH, tmp_path)
+    study.main(["--cells", str(tmp_path), "--out", str(tmp_path / "out")])
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"speech.csv", "speech.png"}
+    said = capsys.readouterr().out
+    assert "images: 6 of 6 cells are missing" in said
+    with (tmp_path / "out" / "speech.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["variant"] for row in rows] == ["se", "sa"]
+    assert all(row["verdict"] in said and row["commit"] == "abc" for row in rows)
+
+
+def test_a_family_that_lacks_one_cell_is_not_looked_at(tmp_path, capsys):
+    write_cells(SPEECH, tmp_path)
+    path = study.paths(SPEECH, tmp_path)["sa", 2][1]
+    path.unlink()
+    assert study.analyse(SPEECH, tmp_path) == []
+    assert capsys.readouterr().out == f"speech: 1 of 27 cells are missing, {path.name}\n"
+
+
+@pytest.mark.parametrize("commit", ["abc def", "abc-dirty"])
+def test_cells_must_share_one_clean_commit(tmp_path, commit):
+    write_cells(SPEECH, tmp_path, commit)
+    with pytest.raises(SystemExit, match=f"expected cells of one clean commit, got {commit}"):
+        study.analyse(SPEECH, tmp_path)
+    assert len(study.analyse(SPEECH, tmp_path, any_commit=True)) == 2
+
+
+def test_seeds_must_have_answered_the_same_units(tmp_path):
+    write_cells(SPEECH, tmp_path)
+    files = study.paths(SPEECH, tmp_path)
+    files["se", 2][0].write_bytes(files["se", 2][1].read_bytes())
+    with pytest.raises(SystemExit, match="se, seed 2: expected every unit once, got some twice"):
+        study.analyse(SPEECH, tmp_path)
+    record = study.read(files["se", 1][0])
+    record["utterances"][0]["id"] = "another"
+    write_cells(SPEECH, tmp_path)
+    files["se", 2][0].write_bytes(gzip.compress(json.dumps(record).encode()))
+    with pytest.raises(SystemExit, match="se: expected the same units for every seed, got others"):
+        study.analyse(SPEECH, tmp_path)
+
+
+def test_the_families_are_those_of_the_protocol():
+    page = (study.EXAMPLES.parent / "docs" / "study.md").read_text()
+    for family in study.FAMILIES:
+        (row,) = re.findall(rf"^\| `{family.name}` .*$", page, re.MULTILINE)
+        _, _, base, count, seeds, measure, margin, _ = (cell.strip() for cell in row.split("|"))
+        assert (base, count) == (f"`{family.variants[0]}`", str(len(family.variants) - 1))
+        assert seeds == ", ".join(map(str, family.seeds))
+        assert (measure, float(margin)) == (family.measure, family.margin)
+        assert all(f"`{variant}`" in page for variant in family.variants)
