@@ -18,7 +18,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from examples.ser.report import read_csv, write_csv
+from examples.provenance import read_csv, write_csv
 from examples.ser.reproduce import MALLOC
 from examples.vision.images import write_aside
 from examples.vision.resnet import ATTENTION, DEPTHS

@@ -12,7 +12,6 @@ import argparse
 import gzip
 import json
 import os
-import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -28,7 +27,7 @@ import torch.nn.functional as F
 from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
-from examples.ser.report import git_commit, provenance, write_csv
+from examples.provenance import git_commit, provenance, write_csv
 from examples.vision.figures import draw_confusion, draw_curves, draw_gates
 from examples.vision.images import Dataset, ImageFolderError, Images, load, write_aside
 from examples.vision.resnet import ATTENTION, DEPTHS, ResNet
@@ -228,8 +227,7 @@ def run(args: argparse.Namespace, argv: Sequence[str]) -> dict[str, Any]:
         "parameters": sum(p.numel() for p in model.parameters()),
         "threads": torch.get_num_threads(),
         "commit": " ".join(state["commits"]),  # several if the code changed between two resumes
-    } | provenance("train", argv, args.seed, device)  # fmt: skip
-    facts["command"] = shlex.join(["python", "-m", "examples.vision.train", *argv])
+    } | provenance("examples.vision.train", argv, args.seed, device)  # fmt: skip
     scored = getattr(data, args.score)
     posterior = posteriors(model, on(scored.x))
     if maps := attention_maps(model, to_input(on(scored.x[:1]))):
