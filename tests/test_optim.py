@@ -81,7 +81,7 @@ def test_the_naive_setting_pulls_the_gates_shut():
 @pytest.mark.parametrize("layer", LAYERS, ids=lambda cls: cls.__name__)
 def test_spares_what_every_layer_names_also_when_inserted(layer):
     model = nn.Sequential(nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16))
-    ((_, _, faded),) = insert_attention(model, layer, where="1", identity=True)
+    ((_, _, faded, _),) = insert_attention(model, layer, where="1", identity=True)
     decayed, spared = (names(model, group) for group in parameter_groups(model, 0.1))
     inside = {f"1.attention.{name}" for name in faded.no_weight_decay()}
     assert inside | {"0.bias", "1.weight", "1.bias"} == spared

@@ -50,7 +50,9 @@ ARROWS = {
     },
     "icasa.attention.__init__": {"icasa.attention"},
     "icasa.kernels": {"torch", "triton", "icasa.kernels"},
-    "icasa.insert": {"torch", "icasa._check", "icasa.attention"},
+    "icasa.insert": {"torch", "icasa._check", "icasa._places", "icasa._trace"},
+    "icasa._places": {"torch", "icasa._trace", "icasa.attention"},
+    "icasa._trace": {"torch"},
     "icasa.convert": {"torch", "icasa._check", "icasa.attention"},
 }
 
