@@ -89,10 +89,10 @@ def net():
 MAP = torch.randn(2, 8, 6, 5, generator=torch.Generator().manual_seed(2))
 
 
-def unit(width, channels, kernel=3, dim=2):
+def unit(width, channels):
     """Convolution, ReLU and norm, in a Sequential."""
-    conv, norm = getattr(nn, f"Conv{dim}d"), getattr(nn, f"BatchNorm{dim}d")
-    return nn.Sequential(conv(width, channels, kernel, padding="same"), nn.ReLU(), norm(channels))
+    conv = nn.Conv2d(width, channels, 3, padding=1)
+    return nn.Sequential(conv, nn.ReLU(), nn.BatchNorm2d(channels))
 
 
 class UnetDecoderBlock(nn.Module):  # smp: concatenates
