@@ -21,8 +21,9 @@ from torch import nn
 
 from examples.provenance import Row
 from examples.ser.grid.cells import GRID, RESULTS
+from examples.ser.grid.predictions import join_runs
 from examples.ser.grid.runs import Runs, on_common_seeds, read_grid
-from examples.ser.grid.significance import compare, join_runs
+from examples.ser.grid.significance import compare
 from examples.ser.run.evaluate import scores
 from examples.ser.run.record import load_trained, restore
 from examples.ser.tables import write

@@ -16,8 +16,9 @@ from examples.provenance import Row, read_csv, write_csv
 from examples.ser.grid.calibration import calibrated, calibration, draw_calibration
 from examples.ser.grid.cells import ATTENTIONS, GRID, OURS, RESULTS, TABLES
 from examples.ser.grid.paper import literature, read_paper, with_paper
+from examples.ser.grid.predictions import join_runs
 from examples.ser.grid.runs import Grid, Runs, on_common_seeds, read_grid
-from examples.ser.grid.significance import METRICS, compare, compare_groups, holm, join_runs
+from examples.ser.grid.significance import METRICS, compare, compare_groups, holm
 from examples.ser.run import figures
 from examples.ser.run.evaluate import confusion, scores
 

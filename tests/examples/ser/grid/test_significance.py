@@ -7,14 +7,13 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from examples.ser.grid.predictions import Predictions
 from examples.ser.grid.significance import (
     P_VALUES,
-    Predictions,
     compare,
     compare_groups,
     holm,
     independent,
-    join_runs,
     mcnemar_by_seed,
     paired,
 )
@@ -246,25 +245,6 @@ def test_a_comparison_repeats_itself_whatever_the_order_of_rows():
     assert str(rows[0]) == str(rows[1]) == str(rows[2])  # as text, for NaN is not NaN
 
 
-def test_posteriors_count_by_their_argmax_and_runs_are_joined():
-    clips = [
-        {"id": f"c{i}", "label": "b", "speaker": f"s{i}", "last": [0.4, 0.6]} for i in range(2)
-    ]
-    runs = [
-        {"labels": ["a", "b"], "run": {"fold": i, "seed": 7}, "utterances": [clip]}
-        for i, clip in enumerate(clips)
-    ]
-    joined = join_runs(runs)
-    assert (joined.id.tolist(), joined.fold.tolist()) == (["c0", "c1"], [0, 1])
-    assert joined.label.tolist() == joined.predicted.tolist() == [1, 1]
-    columns = vars(joined) | {"predicted": [[0.4, 0.6], [0.9, 0.1]]}
-    assert Predictions(**columns).predicted.tolist() == [1, 0]
-    with pytest.raises(ValueError, match=r"once per seed, got \(seed, id\) \[\(7, 'c0'\)\] more"):
-        join_runs([runs[0], runs[0]])
-    with pytest.raises(ValueError, match=r"with labels \['a', 'b'\], got \['b', 'a'\]"):
-        join_runs([runs[0], runs[1] | {"labels": ["b", "a"]}])
-
-
 @pytest.mark.parametrize(
     ("change", "options", "message"),
     [
@@ -279,14 +259,10 @@ def test_what_cannot_be_compared_is_refused(change, options, message):
         compare(table([1, 1, 0, 0]), table([1, 0, 0, 0], **change), **options)
 
 
-def test_one_speaker_and_columns_of_two_lengths_are_refused():
+def test_one_speaker_is_refused():
     one = np.zeros(4, int)
     with pytest.raises(ValueError, match="expected at least 2 speakers, got 1"):
         compare(table([1, 1, 0, 0], speaker=one), table([1, 0, 0, 0], speaker=one))
-    with pytest.raises(
-        ValueError, match=r"columns of equal length, at least 1, got .*'fold': \(3,\)"
-    ):
-        table([1, 1, 0, 0], fold=[0, 0, 0])
 
 
 def test_the_gap_of_two_groups_is_by_drawn_speakers():
