@@ -15,8 +15,8 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-SOURCES = ("icasa/kernels/planes_forward.c", "icasa/kernels/planes_backward.c")
-LIBRARY = "icasa/kernels/libplanes.so"
+SOURCES = ("icasa/kernels/native_forward.c", "icasa/kernels/native_backward.c")
+LIBRARY = "icasa/kernels/libicasa.so"
 FLAGS = "-O3 -std=gnu11 -fPIC -fopenmp -fno-math-errno -fno-trapping-math -Wall"
 
 
@@ -26,7 +26,7 @@ def find_compiler() -> list[str]:
     return shlex.split(os.environ.get("CC", "")) or found[:1] if os.name == "posix" else []
 
 
-def compile_planes(root: Path) -> bool:
+def compile_native(root: Path) -> bool:
     """Build the library in its place; print and say whether that went well, else remove it."""
     library = root / LIBRARY
     without = f"icasa: without {LIBRARY}, so that the CPU runs on torch operators"
@@ -51,12 +51,12 @@ def compile_planes(root: Path) -> bool:
     return True
 
 
-class PlanesHook(BuildHookInterface):
+class NativeHook(BuildHookInterface):
     """Puts the library into a wheel, which is then for one platform, or leaves the wheel pure."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Compile, also for an editable install, which uses the library in the source tree."""
-        if compile_planes(Path(self.root)):
+        if compile_native(Path(self.root)):
             platform = sysconfig.get_platform().replace("-", "_").replace(".", "_")
             build_data["artifacts"].append(LIBRARY)
             build_data["pure_python"] = False

@@ -4,7 +4,7 @@ A layer is one operator, `attend`, in evaluation without gradients, and on the C
 was compiled, one with a backward where it learns. Where these cannot serve, it takes the moments of
 x, turns these small tensors into gates by its own submodules, and mixes. Either way this is about 3
 passes over x forward and 5 backward, and little more than x is kept for the backward. `ops` says
-what the operators compute; `cpu`, `planes` and `triton_ops` are their bodies.
+what the operators compute; `reference`, `native` and `triton` are their bodies.
 """
 
 import importlib.util
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn.modules.module import _has_any_global_hook
 
-from icasa.kernels import cpu, planes
+from icasa.kernels import native, reference
 from icasa.kernels.layout import in_one_piece
 from icasa.kernels.layout import laid_out_as as laid_out_as
 from icasa.kernels.ops import WIDEST, statistics_dtype
@@ -171,7 +171,7 @@ def usable(
     if fused and obstacle:
         raise ValueError(f"fused=True {obstacle}, or build the layer with fused=None")
     if fused and x.is_cuda:
-        from icasa.kernels import triton_ops  # noqa: F401 (registers, and is slow to import)
+        from icasa.kernels.triton import ops  # noqa: F401 (registers, and is slow to import)
     return not obstacle
 
 
@@ -183,7 +183,7 @@ def _pays(x: Tensor) -> bool:
     # What watches torch's operators, as a counter of FLOPs does, is shown these.
     if not torch.compiler.is_compiling() and torch._C._len_torch_dispatch_stack():
         return False
-    return cpu.in_c(x) or in_parts(x, None)
+    return reference.in_c(x) or in_parts(x, None)
 
 
 def in_parts(x: Tensor, fused: bool | None) -> bool:
@@ -283,7 +283,7 @@ def attend(
     norm, lists = nets[0].training, [net.tensors for net in nets]
     options = (*[net.eps for net in nets], groups, shuffle, residual)
     learns = norm is not None or torch.is_grad_enabled()
-    if learns and (x.is_cuda or not cpu.in_c(x) or is_exporting()):
+    if learns and (x.is_cuda or not reference.in_c(x) or is_exporting()):
         return None
     x = in_one_piece(x)
     if not learns:
@@ -347,4 +347,4 @@ def body(device: str) -> str:
         raise ValueError(f"no body for {device!r}, only for {list(DEVICES)}")
     if device == "cuda":
         return "triton"
-    return "torch" if planes.LIBRARY is None else "c"
+    return "torch" if native.LIBRARY is None else "c"

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import icasa
-from icasa.kernels import OPS, planes
+from icasa.kernels import OPS, native
 from tests.kernels.test_layers import insist
 from tests.strategies import randomise, seeded
 
@@ -140,7 +140,7 @@ def test_compiles_into_one_graph_in_evaluation(cls):
 
 
 def only_in_c():
-    if planes.LIBRARY is None:
+    if native.LIBRARY is None:
         pytest.skip("the C kernels were not compiled at installation")
 
 
@@ -168,14 +168,14 @@ def test_what_is_kept_fills_its_room_and_no_more(
     cls, channels, shape, options, training, monkeypatch
 ):
     only_in_c()
-    x, rooms, right = torch.randn(shape[0], channels, *shape[1:]), [], planes.empty_kept
+    x, rooms, right = torch.randn(shape[0], channels, *shape[1:]), [], native.empty_kept
 
     def poisoned(*layer):
         kept, statistics = right(*layer)
         rooms.append((kept.new_full((len(kept) + 99,), float("nan")), len(kept)))
         return rooms[0][0], statistics
 
-    monkeypatch.setattr(planes, "empty_kept", poisoned)
+    monkeypatch.setattr(native, "empty_kept", poisoned)
     make(cls, channels, **options).train(training)(x)
     ((room, size),) = rooms
     assert not room[:size].isnan().any()

@@ -7,7 +7,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import icasa
 from icasa import kernels
-from icasa.kernels import planes
+from icasa.kernels import native
 from tests.strategies import lay_out, randomise
 
 CLASSES = (icasa.ICA, icasa.SA, icasa.ICASA)
@@ -106,7 +106,7 @@ def test_shows_the_option_where_it_is_set_and_saves_nothing(cls):
 
 
 def test_one_pass_for_the_moments_and_one_for_the_mix_of_both_branches(monkeypatch):
-    monkeypatch.setattr(planes, "LIBRARY", None)  # else both are one operator
+    monkeypatch.setattr(native, "LIBRARY", None)  # else both are one operator
     layer = icasa.ICASA(8, fused=True)
     with torch.profiler.profile() as profile:
         layer(X.clone().requires_grad_()).sum().backward()
@@ -150,8 +150,8 @@ def test_names_the_body_that_runs():
 
 
 def test_a_library_of_another_version_is_left_for_torch(monkeypatch):
-    if planes.LIBRARY is None:
+    if native.LIBRARY is None:
         pytest.skip("the C kernels were not compiled at installation")
-    monkeypatch.setattr(planes, "INTERFACE", planes.INTERFACE + 1)
+    monkeypatch.setattr(native, "INTERFACE", native.INTERFACE + 1)
     with pytest.warns(RuntimeWarning, match="of another version; install icasa again"):
-        assert planes._load() is None
+        assert native._load() is None

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import icasa
-from icasa.kernels import planes
+from icasa.kernels import native
 from tests.strategies import LAYOUTS, SEEDS, lay_out, randomise, seeded
 
 CLASSES = (icasa.ICA, icasa.SA, icasa.ICASA)
@@ -98,7 +98,7 @@ def learned(cls, seed, training, offset, **options):
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
 @every_class
 def test_learning_in_c_is_within_2e_6_behind_a_norm_that_knows_the_maps(cls, training, offset):
-    if planes.LIBRARY is None:
+    if native.LIBRARY is None:
         pytest.skip("the C kernels were not compiled at installation")
     for seed, options in enumerate(o for o in combinations(cls) if o.get("norm", True)):
         layer, x, g = learned(cls, seed, training, offset, **options)
@@ -131,7 +131,7 @@ def test_learning_is_as_exact_as_eager(cls, training, offset, body):
 @pytest.mark.parametrize("offset", [0.0, 1000.0])
 @every_class
 def test_evaluation_in_c_is_within_1e_6_behind_a_norm_that_knows_the_maps(cls, offset, layout):
-    if planes.LIBRARY is None:
+    if native.LIBRARY is None:
         pytest.skip("the C kernels were not compiled at installation")
     for seed, options in enumerate(combinations(cls)):
         layer = randomise(cls(24, **options), seed)

@@ -10,7 +10,11 @@ import torch.nn.functional as F
 
 pytest.importorskip("triton", reason="triton is not installed here")
 
-from icasa.kernels import cpu, triton_gates, triton_mix, triton_moments, triton_ops
+from icasa.kernels import reference
+from icasa.kernels.triton import gates as triton_gates
+from icasa.kernels.triton import mix as triton_mix
+from icasa.kernels.triton import moments as triton_moments
+from icasa.kernels.triton import ops as triton_ops
 
 SHAPES = [(2, 8, 5, 12), (3, 8, 1, 7), (1, 8, 3, 5), (1, 4, 40, 33), (1, 4, 13, 100)]
 GROUPS = [2, 4, 1, 2, 1]
@@ -211,5 +215,5 @@ def test_attend(shape, groups, parts):
     beta = torch.tensor([0.3]) if parts == "both" else None
     options = (1e-3, 1e-2, groups if q else 0, bool(q), True)
     p64, q64 = ([t.double() for t in tensors] for tensors in (p, q))
-    want = cpu.attend(x.double(), p64, q64, beta, *options)
+    want = reference.attend(x.double(), p64, q64, beta, *options)
     agree("y", triton_ops.attend(x, p, q, beta, *options), want, 1e-5)

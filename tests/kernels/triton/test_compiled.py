@@ -11,7 +11,10 @@ triton = pytest.importorskip("triton", reason="triton is not installed here")
 from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
 
-from icasa.kernels import triton_gates, triton_mix, triton_moments, triton_tiles  # noqa: E402
+from icasa.kernels.triton import gates as triton_gates  # noqa: E402
+from icasa.kernels.triton import mix as triton_mix  # noqa: E402
+from icasa.kernels.triton import moments as triton_moments  # noqa: E402
+from icasa.kernels.triton import tiles as triton_tiles  # noqa: E402
 
 CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
 if not CUOBJDUMP.exists():

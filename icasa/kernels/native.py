@@ -1,4 +1,4 @@
-"""The operators in C, planes_forward.c and planes_backward.c, where these could be compiled."""
+"""The operators in C, native_forward.c and native_backward.c, where these could be compiled."""
 
 import ctypes
 import warnings
@@ -16,13 +16,13 @@ INTERFACE = 3  # as the C has it: to be raised with every change of a function's
 PARALLEL = 1 << 15  # elements below which a second thread costs more than it does
 TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 
-# The structures of planes.h: packing one is a tenth of the time that ctypes takes to make it.
+# The structures of native.h: packing one is a tenth of the time that ctypes takes to make it.
 SHAPE, PARAMETERS, NET = Struct("5q2i"), Struct("19P"), Struct("19P3q2f2i")
 
 
 def _load() -> ctypes.CDLL | None:
     """Load the library, which takes its threads from the OpenMP that torch has loaded."""
-    path = Path(__file__).with_name("libplanes.so")
+    path = Path(__file__).with_name("libicasa.so")
     if not path.exists():
         return None
     try:

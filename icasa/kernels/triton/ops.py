@@ -6,8 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from icasa.kernels import cpu, triton_gates, triton_mix, triton_moments
-from icasa.kernels.triton_tiles import MAX_WIDTH
+from icasa.kernels import reference
+from icasa.kernels.triton import gates, mix, moments
+from icasa.kernels.triton.tiles import MAX_WIDTH
 
 SUPPORTED = {torch.float32, torch.float16, torch.bfloat16}
 
@@ -42,18 +43,18 @@ def attend(
 ) -> Tensor:
     """Gate x by what its moments give in evaluation, in three launches."""
     ica, sa = ([p.contiguous() for p in parameters] for parameters in (ica, sa))
-    z_h, z_w, s, mean, lost, var = triton_moments.moments(x, bool(ica), groups)
-    made = triton_gates.gates(z_h, z_w, s, lost, var, ica, sa, norm_eps, group_eps, groups)
+    z_h, z_w, s, mean, lost, var = moments.moments(x, bool(ica), groups)
+    made = gates.gates(z_h, z_w, s, lost, var, ica, sa, norm_eps, group_eps, groups)
     axes, planes = made[:2] if ica else (None, None), (*made[2:], mean) if sa else (None,) * 4
-    gates: list[Any] = [*axes, beta, *planes, groups, shuffle, residual]
-    return triton_mix.mix(x, *gates)
+    mixing: list[Any] = [*axes, beta, *planes, groups, shuffle, residual]
+    return mix.mix(x, *mixing)
 
 
 for _launch, _torch_calls in (
-    (triton_moments.moments, cpu.moments),
-    (triton_moments.moments_backward, cpu.moments_backward),
-    (triton_mix.mix, cpu.mix),
-    (triton_mix.mix_backward, cpu.mix_backward),
-    (attend, cpu.attend),
+    (moments.moments, reference.moments),
+    (moments.moments_backward, reference.moments_backward),
+    (mix.mix, reference.mix),
+    (mix.mix_backward, reference.mix_backward),
+    (attend, reference.attend),
 ):
     torch.library.impl(f"icasa::{_launch.__name__}", "CUDA", body(_launch, _torch_calls))

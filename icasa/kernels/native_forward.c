@@ -1,14 +1,14 @@
-/* The operators `attend` and `attend_forward` of ops.py, for planes.py. */
+/* The operators `attend` and `attend_forward` of ops.py, for native.py. */
 
 #include <math.h>
 #include <stdlib.h>
 
-#include "planes.h"
+#include "native.h"
 
 #define CHUNK (1 << 18) /* elements of x that are worked on at a time */
 #define COLUMNS 256 /* columns that are summed at a time */
 
-/* The version of the functions' arguments, which planes.py asks for. */
+/* The version of the functions' arguments, which native.py asks for. */
 int icasa_interface(void) { return 3; }
 
 /* Sum of a plane. */

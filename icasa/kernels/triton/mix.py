@@ -7,7 +7,7 @@ import triton.language as tl
 from torch import Tensor
 
 from icasa.kernels.ops import empty_gate_gradients
-from icasa.kernels.triton_tiles import along, cut, fetch, halves, locate, place, total
+from icasa.kernels.triton.tiles import along, cut, fetch, halves, locate, place, total
 
 FORWARD, BACKWARD = 2048, 1024  # elements of a tile: 16 and 8 a thread
 INTEGERS = ["planes", "C", "half", "rows", "count", "width", "size"]

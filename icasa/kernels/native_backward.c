@@ -1,8 +1,8 @@
-/* The operator `attend_backward` of ops.py, for planes.py. */
+/* The operator `attend_backward` of ops.py, for native.py. */
 
 #include <stdlib.h>
 
-#include "planes.h"
+#include "native.h"
 
 /* Sum of g * x. */
 INLINE double product(const float *g, const float *x, int64_t size) {

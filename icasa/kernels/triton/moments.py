@@ -7,7 +7,7 @@ import triton.language as tl
 from torch import Tensor
 
 from icasa.kernels.ops import empty_moments
-from icasa.kernels.triton_tiles import along, cut, fetch, halves, locate, place, total
+from icasa.kernels.triton.tiles import along, cut, fetch, halves, locate, place, total
 
 ELEMENTS = 2048  # of a tile: 16 a thread
 INTEGERS = ["planes", "C", "half", "rows", "count", "width", "size"]

@@ -1,4 +1,4 @@
-"""The operators on the CPU in torch calls, and in C what `planes` has where that was built.
+"""The operators on the CPU in torch calls, and in C what `native` has where that was built.
 
 The torch calls are made over as many samples at a time as a cache holds.
 """
@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from icasa.kernels import planes
+from icasa.kernels import native
 from icasa.kernels.ops import empty_gate_gradients, empty_moments, statistics_dtype
 
 CHUNK = 1 << 18  # elements of x that are worked on at a time: with its scratch, a few MB
@@ -282,12 +282,12 @@ def attend(
 
 def in_c(x: Tensor) -> bool:
     """Whether the C serves maps like x."""
-    return planes.LIBRARY is not None and x.dtype in planes.TYPES and x.numel() > 0
+    return native.LIBRARY is not None and x.dtype in native.TYPES and x.numel() > 0
 
 
 def _attend(x: Tensor, *others: Any) -> Tensor:
     """Choose the body of ``attend`` by the map."""
-    return planes.attend(x, *others) if in_c(x) else attend(x, *others)
+    return native.attend(x, *others) if in_c(x) else attend(x, *others)
 
 
 BODIES: dict[str, Callable[..., Any]] = {
@@ -296,8 +296,8 @@ BODIES: dict[str, Callable[..., Any]] = {
     "mix_backward": mix_backward,
     "moments_backward": moments_backward,
     "attend": _attend,
-    "attend_forward": planes.attend_forward,
-    "attend_backward": planes.attend_backward,
+    "attend_forward": native.attend_forward,
+    "attend_backward": native.attend_backward,
 }
 for _name, _body in BODIES.items():
     torch.library.impl(f"icasa::{_name}", "CPU", torch.no_grad()(_body))

@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from icasa.kernels.triton_tiles import fetch, power_of_two
+from icasa.kernels.triton.tiles import fetch, power_of_two
 
 INTEGERS = ["C", "H", "W", "M", "half", "blocks_h", "blocks"]
 

@@ -1,0 +1,1 @@
+"""The GPU's kernels in Triton: experimental until a device has measured them."""
