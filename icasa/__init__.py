@@ -18,6 +18,7 @@ from icasa.augment import (
 from icasa.conv import DepthwiseSeparableConv
 from icasa.convert import from_peer, load_peer, to_peer
 from icasa.insert import Insertion, insert_attention, remove_attention
+from icasa.kernels import backend
 from icasa.maps import AttentionMaps, attention_maps
 from icasa.optim import parameter_groups
 
@@ -46,6 +47,7 @@ __all__ = [
     "SpecAugment",
     "aam_loss",
     "attention_maps",
+    "backend",
     "from_peer",
     "insert_attention",
     "load_peer",

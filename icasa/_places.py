@@ -10,10 +10,9 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from icasa import attention
 from icasa._trace import Call, Residual, Trace
+from icasa.attention import LAYERS
 
-LAYERS = tuple(getattr(attention, name) for name in attention.__all__)
 HANDLE = "attention_handle"  # attribute that marks a module as followed by an inserted layer
 # Their channels are on axis 1: every convolution and every batch, instance or group norm of torch.
 CHANNEL_FIRST = (nn.modules.conv._ConvNd, nn.modules.batchnorm._NormBase, nn.GroupNorm)

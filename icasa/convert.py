@@ -9,9 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from icasa._check import check_one_of
-from icasa.attention import CA, CBAM, ECA, ICA, ICASA, SA, SE
+from icasa.attention import CA, CBAM, ECA, LAYERS, SA, SE
 
-OURS = (CA, CBAM, ECA, ICA, ICASA, SA, SE)
 FIXED = {"ndim": 2, "shuffle": True}  # options that no peer has otherwise
 Layer = TypeVar("Layer", bound=nn.Module)
 Shape = tuple[int, ...]
@@ -105,7 +104,7 @@ def _peer(layer: type[nn.Module], source: str) -> tuple[type[nn.Module], _Peer]:
 def _entries(model: nn.Module, source: str) -> dict[str, _Entry]:
     """Map each key of ``model`` to that tensor at the source."""
     entries = {key: _Entry(key, tuple(v.shape)) for key, v in model.state_dict().items()}
-    layers = [m for m in model.named_modules(remove_duplicate=False) if isinstance(m[1], OURS)]
+    layers = [m for m in model.named_modules(remove_duplicate=False) if isinstance(m[1], LAYERS)]
     if not layers:
         raise ValueError(f"expected a model with a layer of icasa, got {type(model).__name__}")
     for name, layer in layers:

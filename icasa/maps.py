@@ -6,9 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from icasa import attention
-
-LAYERS = tuple(getattr(attention, name) for name in attention.__all__)
+from icasa.attention import LAYERS
 
 
 class AttentionMaps(NamedTuple):

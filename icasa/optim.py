@@ -7,6 +7,11 @@ from torch import nn
 NORMS = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase)
 
 
+def one_axis_parameters(module: nn.Module) -> set[str]:
+    """Return the names of gates, beta, norms and biases, which weight decay would spoil."""
+    return {name for name, p in module.named_parameters() if p.ndim == 1}
+
+
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Split the trainable parameters of ``model`` into decayed and spared ones.
 

@@ -9,3 +9,5 @@ from icasa.attention.sa import SA
 from icasa.attention.se import SE
 
 __all__ = ["CA", "CBAM", "ECA", "ICA", "ICASA", "SA", "SE"]
+
+LAYERS = (CA, CBAM, ECA, ICA, ICASA, SA, SE)

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from icasa._check import check_input, check_ndim, check_positive_int
 from icasa.activation import HSwish
 from icasa.coordinate import coordinate_gates
+from icasa.optim import one_axis_parameters
 from icasa.padding import batch_norm
 
 
@@ -92,9 +93,7 @@ class CA(nn.Module):
             y = y * gate
         return y
 
-    def no_weight_decay(self) -> set[str]:
-        """Names of biases and norms, which weight decay should spare."""
-        return {name for name, p in self.named_parameters() if p.ndim == 1}
+    no_weight_decay = one_axis_parameters
 
     def extra_repr(self) -> str:
         """Show what the submodules do not."""

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from icasa._check import check_input, check_odd_int, check_positive_int
+from icasa.optim import one_axis_parameters
 from icasa.padding import batch_norm, check_lengths, clear_padding, spatial_mean, valid_positions
 
 
@@ -100,9 +101,7 @@ class CBAM(nn.Module):
         _, y, spatial = self._attend(x, lengths)
         return y * spatial
 
-    def no_weight_decay(self) -> set[str]:
-        """Names of biases and norms, which weight decay should spare."""
-        return {name for name, p in self.named_parameters() if p.ndim == 1}
+    no_weight_decay = one_axis_parameters
 
     def extra_repr(self) -> str:
         """Show the options that matter."""

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from icasa._check import check_input, check_odd_int, check_positive_int
+from icasa.optim import one_axis_parameters
 from icasa.padding import spatial_mean
 
 
@@ -84,9 +85,7 @@ class ECA(nn.Module):
         (gate,) = self.gates(x, lengths)
         return x * gate
 
-    def no_weight_decay(self) -> set[str]:
-        """Names of parameters that weight decay should spare: none, the kernel is its only one."""
-        return set()
+    no_weight_decay = one_axis_parameters
 
     def extra_repr(self) -> str:
         """Show the options that matter."""

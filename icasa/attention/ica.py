@@ -1,15 +1,14 @@
 """ICA: improved coordinate attention, gates along each axis (Li et al. 2026, section 2.2.1)."""
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
-from icasa import kernels
 from icasa._check import check_input, check_ndim, check_odd_int, check_positive_int
 from icasa.activation import HSwish
+from icasa.attention._fused import check_fused, run_kernel
 from icasa.conv import DepthwiseSeparableConv
-from icasa.coordinate import axis_gates, coordinate_gates
+from icasa.coordinate import coordinate_gates
+from icasa.optim import one_axis_parameters
 from icasa.padding import batch_norm
 
 
@@ -44,10 +43,8 @@ class ICA(nn.Module):
         kernel_size: odd taps :math:`k` of the depthwise convolution.
         norm: whether Eq. 8 has its BatchNorm.
         ndim: number of spatial axes, 1, 2 or 3.
-        fused: None for the fast path where it serves and pays on the CPU, the same values in fewer
-            passes over x, without second derivatives; False for plain torch operators; True to
-            insist, also on CUDA by Triton, and to refuse ``lengths`` and what else it cannot
-            serve. It copies a map that is not contiguous, and returns channels_last as such.
+        fused: None to use a kernel where it is faster, True to insist, False for PyTorch's own
+            operators; see :func:`icasa.backend`.
         device: where the parameters are made.
         dtype: type of the parameters.
 
@@ -58,7 +55,7 @@ class ICA(nn.Module):
 
     Raises:
         ValueError: if an argument or the input's shape or dtype does not fit. In training a
-            BatchNorm wants more than one value per channel (``ndim=1`` with N = L = 1 has one).
+            BatchNorm needs more than one value per channel (``ndim=1`` with N = L = 1 has one).
 
     Reference:
         Li et al. 2026, section 2.2.1; Hou et al. 2021, "Coordinate Attention for Efficient Mobile
@@ -90,7 +87,7 @@ class ICA(nn.Module):
         self.reduction = check_positive_int("reduction", reduction)
         self.kernel_size = check_odd_int("kernel_size", kernel_size)
         self.ndim = check_ndim(ndim)
-        self.fused = kernels.option(fused, ndim)
+        self.fused = check_fused(fused, ndim)
         # DIFF: "adaptive dimensionality reduction" has no formula; we take coordinate attention's.
         self.width = max(8, channels // reduction)
         self.reduce = DepthwiseSeparableConv(
@@ -116,54 +113,6 @@ class ICA(nn.Module):
         # DIFF: the text under Eq. 8 swaps its symbols; the convolution comes first.
         return self.act(batch_norm(self.norm, self.reduce(z), valid))  # type: ignore[no-any-return]
 
-    def _from_means(self, z_h: Tensor, z_w: Tensor, x: Tensor) -> dict[str, Any]:
-        """Eq. 8-10 for the fast path."""
-        g_h, g_w = axis_gates((z_h.to(x.dtype), z_w.to(x.dtype)), self._squeeze, self.expand)
-        return {"g_h": g_h, "g_w": g_w}
-
-    def _rebuilt(self) -> bool:
-        """Whether the gates are another's than these."""
-        return not kernels.own_gates(self, ICA)
-
-    def _net(self) -> kernels.Net | None:
-        """Say what Eq. 8-10 are made of, None if a submodule was replaced."""
-        # Read from the dicts: an attribute of a module takes ten times as long.
-        modules: dict[str, Any] = self._modules
-        reduce, norm, act = (modules[name] for name in ("reduce", "norm", "act"))
-        if type(reduce) is not DepthwiseSeparableConv or type(act) is not HSwish:
-            return None
-        C, M, k = self.channels, self.width, self.kernel_size
-        convs = (reduce.depthwise, reduce.pointwise, *modules["expand"])
-        tensors: list[Tensor | None] = []
-        for conv, shape in zip(convs, ((C, 1, k), (M, C, 1), (C, M, 1), (C, M, 1)), strict=True):
-            if type(conv) is not nn.Conv1d:
-                return None
-            weight, bias = (conv._parameters.get(name) for name in ("weight", "bias"))
-            if weight is None or weight.shape != shape or conv.padding_mode != "zeros":
-                return None
-            if (conv.stride, conv.padding, conv.dilation) != ((1,), (shape[2] // 2,), (1,)):
-                return None
-            tensors += (weight, bias)
-        if type(norm) is nn.BatchNorm1d:
-            if norm.training and (norm.momentum is None or not norm.track_running_stats):
-                return None
-            tensors += [norm._parameters.get(name) for name in ("weight", "bias")]
-            tensors += [norm._buffers.get(name) for name in ("running_mean", "running_var")]
-            if any(p is None or p.shape != (M,) for p in tensors[8:]):
-                return None
-        elif type(norm) is not nn.Identity:
-            return None
-        eps, widest = getattr(norm, "eps", 0.0), max(self.width, self.kernel_size)
-        learns = norm if tensors[8:] and norm.training else None
-        return kernels.Net(tensors, eps, (reduce, act, norm, *convs), widest, learns)
-
-    def _fused(self, x: Tensor) -> Tensor | None:
-        y = kernels.attend(x, ica=self._net)
-        if y is not None or not kernels.in_parts(x, self.fused):
-            return y
-        inner, z_h, z_w, *_ = kernels.moments(x, axes=True)
-        return kernels.mix(inner, **self._from_means(z_h, z_w, x))
-
     def gates(self, x: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, ...]:
         """Attention maps of ``x``: per axis a gate in (0, 1), (N, C, H, 1) then (N, C, 1, W)."""
         check_input(self, x)
@@ -172,17 +121,14 @@ class ICA(nn.Module):
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Weigh ``x`` by the product of its gates (Eq. 11)."""
         check_input(self, x)
-        usable = kernels.usable(x, lengths, self.fused, rebuilt=self._rebuilt())
-        if usable and (y := self._fused(x)) is not None:
-            return kernels.laid_out_as(x, y)
+        if (y := run_kernel(self, x, lengths)) is not None:
+            return y
         y = x
         for gate in self.gates(x, lengths):
             y = y * gate
         return y
 
-    def no_weight_decay(self) -> set[str]:
-        """Names of biases and norms, which weight decay should spare."""
-        return {name for name, p in self.named_parameters() if p.ndim == 1}
+    no_weight_decay = one_axis_parameters
 
     def extra_repr(self) -> str:
         """Show what the submodules do not."""

@@ -1,14 +1,13 @@
 """ICASA: a learned mix of improved coordinate and shuffle attention (Li et al. 2026)."""
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
-from icasa import kernels
 from icasa._check import check_input
+from icasa.attention._fused import check_fused, run_kernel
 from icasa.attention.ica import ICA
 from icasa.attention.sa import SA
+from icasa.optim import one_axis_parameters
 from icasa.padding import check_lengths
 
 
@@ -34,10 +33,8 @@ class ICASA(nn.Module):
         bounded: keep :math:`\beta` in (0, 1) as the sigmoid of its parameter, which starts at 0.
         residual: return :math:`x + \mathrm{ICASA}(x)`.
         ndim: number of spatial axes, 1, 2 or 3.
-        fused: None for the fast path where it serves and pays on the CPU, the same values in fewer
-            passes over x, without second derivatives; False for plain torch operators; True to
-            insist, also on CUDA by Triton, and to refuse ``lengths`` and what else it cannot
-            serve. It copies a map that is not contiguous, and returns channels_last as such.
+        fused: None to use a kernel where it is faster, True to insist, False for PyTorch's own
+            operators; see :func:`icasa.backend`.
         device: where the parameters are made.
         dtype: type of the parameters.
 
@@ -80,7 +77,7 @@ class ICASA(nn.Module):
         super().__init__()
         self.bounded = bounded
         self.residual = residual
-        self.fused = kernels.option(fused, ndim)
+        self.fused = check_fused(fused, ndim)
         self.ica = ICA(
             channels,
             reduction=reduction,
@@ -131,35 +128,14 @@ class ICASA(nn.Module):
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Mix the two branches (Eq. 5)."""
         check_input(self, x)
-        ica, sa = self.ica, self.sa
-        other = type(ica) is not ICA or type(sa) is not SA
-        rebuilt = other or ica._rebuilt() or sa._rebuilt()
-        usable = kernels.usable(x, lengths, self.fused, ica, sa, rebuilt=rebuilt)
-        if usable and (y := self._fused(x)) is not None:
-            return kernels.laid_out_as(x, y)
+        if (y := run_kernel(self, x, lengths)) is not None:
+            return y
         lengths = check_lengths(x, lengths)
         beta = self.beta.to(x.dtype)
-        y = beta * ica(x, lengths) + (1 - beta) * sa(x, lengths)
+        y = beta * self.ica(x, lengths) + (1 - beta) * self.sa(x, lengths)
         return x + y if self.residual else y  # type: ignore[no-any-return]
 
-    def _fused(self, x: Tensor) -> Tensor | None:
-        ica, sa = self.ica, self.sa
-        options: dict[str, Any] = {
-            "beta": self.beta,
-            "groups": sa.groups,
-            "shuffle": sa.shuffle,
-            "residual": self.residual,
-        }
-        y = kernels.attend(x, ica=ica._net, sa=sa._net, **options)
-        if y is not None or not kernels.in_parts(x, self.fused):
-            return y
-        inner, z_h, z_w, *moments = kernels.moments(x, axes=True, groups=sa.groups)
-        gates = ica._from_means(z_h, z_w, x) | sa._from_moments(*moments)
-        return kernels.mix(inner, **gates, **options)
-
-    def no_weight_decay(self) -> set[str]:
-        """Names of beta, the gates' biases and the norms: decay would pull them shut."""
-        return {name for name, p in self.named_parameters() if p.ndim == 1}
+    no_weight_decay = one_axis_parameters
 
     def extra_repr(self) -> str:
         """Show the options that matter; the branches show theirs."""

@@ -1,15 +1,12 @@
 """SA: shuffle attention, channel and spatial gates by groups (Zhang and Yang 2021)."""
 
-from typing import Any, cast
-
 import torch
 from torch import Tensor, nn
 
-from icasa import kernels
 from icasa._check import check_input, check_ndim, check_positive_int
+from icasa.attention._fused import check_fused, run_kernel
+from icasa.optim import one_axis_parameters
 from icasa.padding import check_lengths, spatial_mean
-
-NAMES = ("weight", "bias")
 
 
 def channel_shuffle(x: Tensor) -> Tensor:
@@ -53,10 +50,8 @@ class SA(nn.Module):
         shuffle: whether the channels are shuffled at the end. Without it the output stays aligned
             with the input, as a residual or a pretrained neighbour needs.
         ndim: number of spatial axes, 1, 2 or 3.
-        fused: None for the fast path where it serves and pays on the CPU, the same values in fewer
-            passes over x, without second derivatives; False for plain torch operators; True to
-            insist, also on CUDA by Triton, and to refuse ``lengths`` and what else it cannot
-            serve. It copies a map that is not contiguous, and returns channels_last as such.
+        fused: None to use a kernel where it is faster, True to insist, False for PyTorch's own
+            operators; see :func:`icasa.backend`.
         device: where the parameters are made.
         dtype: type of the parameters.
 
@@ -80,7 +75,7 @@ class SA(nn.Module):
     >>> SA(24, groups=8)  # the message lists the groups that fit
     Traceback (most recent call last):
     ...
-    ValueError: SA wants channels divisible by 2 * groups, ... 24 channels: 1, 2, 3, 4, 6, 12
+    ValueError: expected channels divisible by 2 * groups, ... 24 channels: 1, 2, 3, 4, 6, 12
     """
 
     def __init__(
@@ -99,13 +94,13 @@ class SA(nn.Module):
         self.groups = check_positive_int("groups", groups)
         self.shuffle = shuffle
         self.ndim = check_ndim(ndim)
-        self.fused = kernels.option(fused, ndim)
+        self.fused = check_fused(fused, ndim)
         if channels % (2 * groups):
             fits = [str(g) for g in range(1, channels // 2 + 1) if channels % (2 * g) == 0]
-            mend = ", ".join(fits) if fits else "none, an odd number has no halves"
+            hint = ", ".join(fits) if fits else "none, an odd number has no halves"
             raise ValueError(
-                f"SA wants channels divisible by 2 * groups, got channels={channels}, "
-                f"groups={groups}; groups that fit {channels} channels: {mend}"
+                f"expected channels divisible by 2 * groups, got channels={channels}, "
+                f"groups={groups}; groups that fit {channels} channels: {hint}"
             )
         # DIFF: the paper writes X_k1, X_k2 in R^(C/G x H x W); after the split each has C/2G.
         half = channels // (2 * groups)
@@ -135,58 +130,6 @@ class SA(nn.Module):
         weight, bias = (p.view(-1, *[1] * self.ndim) for p in (norm.weight, norm.bias))
         return centred * torch.rsqrt(var + norm.eps) * weight + bias
 
-    def _rebuilt(self) -> bool:
-        """Whether the norm is another or must be called, or the gates are another's than these."""
-        norm: Any = self._modules["norm"]
-        half = self.channels // (2 * self.groups)
-        if type(norm) is not PlaneNorm or not norm.num_groups == norm.num_channels == half:
-            return True
-        return kernels.hooked(norm) or not kernels.own_gates(self, SA)
-
-    def _net(self) -> kernels.Net | None:
-        """Say what Eq. 13 and 14 are made of, None if a parameter was replaced."""
-        # Read from the dicts: an attribute of a module takes ten times as long.
-        own, norm = self._parameters, cast(PlaneNorm, self._modules["norm"])
-        tensors = [own.get(f"{half}_{name}") for half in ("channel", "spatial") for name in NAMES]
-        tensors += [norm._parameters.get(name) for name in NAMES]
-        half = self.channels // (2 * self.groups)
-        if any(p is None or p.shape != (half,) for p in tensors):
-            return None
-        return kernels.Net(tensors, norm.eps)
-
-    def _from_moments(self, s: Tensor, mean: Tensor, lost: Tensor, var: Tensor) -> dict[str, Any]:
-        """Eq. 13 and 14 for the fast path, from plane moments (N, C/2) of each half."""
-        gamma, shift, w1, b1, w2, b2 = (
-            p.to(s.dtype)
-            for p in (
-                self.norm.weight,
-                self.norm.bias,
-                self.channel_weight,
-                self.channel_bias,
-                self.spatial_weight,
-                self.spatial_bias,
-            )
-        )
-        groups = (s.shape[0], self.groups, len(gamma))
-        gate = torch.sigmoid(torch.addcmul(b1, w1, s.view(groups)))
-        slope = w2 * gamma * torch.rsqrt(var.view(groups) + self.norm.eps)
-        offset = torch.addcmul(b2, w2, shift)
-        offset = torch.addcmul(offset, slope, lost.view(groups), value=-1)  # of x - mean
-        return {
-            "gate": gate.flatten(1),
-            "a": slope.flatten(1),
-            "b": offset.flatten(1),
-            "mean": mean,
-        }
-
-    def _fused(self, x: Tensor) -> Tensor | None:
-        options: dict[str, Any] = {"groups": self.groups, "shuffle": self.shuffle}
-        y = kernels.attend(x, sa=self._net, **options)
-        if y is not None or not kernels.in_parts(x, self.fused):
-            return y
-        inner, _, _, *moments = kernels.moments(x, groups=self.groups)
-        return kernels.mix(inner, **self._from_moments(*moments), **options)
-
     def gates(self, x: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, ...]:
         """Attention map of ``x``: one gate in (0, 1) per element, (N, C, H, W), before the shuffle.
 
@@ -214,16 +157,13 @@ class SA(nn.Module):
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Gate ``x`` and shuffle its channels."""
         check_input(self, x)
-        usable = kernels.usable(x, lengths, self.fused, rebuilt=self._rebuilt())
-        if usable and (y := self._fused(x)) is not None:
-            return kernels.laid_out_as(x, y)
+        if (y := run_kernel(self, x, lengths)) is not None:
+            return y
         (gate,) = self.gates(x, lengths)
         y = x * gate
         return channel_shuffle(y) if self.shuffle else y
 
-    def no_weight_decay(self) -> set[str]:
-        """Names of the gates' weights and biases and of the norm: decay would pull them shut."""
-        return {name for name, p in self.named_parameters() if p.ndim == 1}
+    no_weight_decay = one_axis_parameters
 
     def extra_repr(self) -> str:
         """Show the options that matter."""

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from icasa._check import check_input, check_ndim, check_positive_int
+from icasa.optim import one_axis_parameters
 from icasa.padding import spatial_mean
 
 
@@ -76,9 +77,7 @@ class SE(nn.Module):
         (gate,) = self.gates(x, lengths)
         return x * gate
 
-    def no_weight_decay(self) -> set[str]:
-        """Names of the biases, which weight decay should spare."""
-        return {name for name, p in self.named_parameters() if p.ndim == 1}
+    no_weight_decay = one_axis_parameters
 
     def extra_repr(self) -> str:
         """Show the options that matter."""

@@ -10,42 +10,92 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from icasa.kernels.ops import empty_gradients, empty_kept
+from icasa.kernels.reference import statistics_dtype
 
 INTERFACE = 3  # as the C has it: to be raised with every change of a function's arguments
-PARALLEL = 1 << 15  # elements below which a second thread costs more than it does
+PARALLEL = 1 << 15  # elements below which a second thread costs more than it saves
+WIDEST = 64  # most channels M and taps k that the C holds in registers
 TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 
-# The structures of native.h: packing one is a tenth of the time that ctypes takes to make it.
+# The structures of native.h: packing one takes a tenth of the time of ctypes.
 SHAPE, PARAMETERS, NET = Struct("5q2i"), Struct("19P"), Struct("19P3q2f2i")
 
 
-def _load() -> ctypes.CDLL | None:
-    """Load the library, which takes its threads from the OpenMP that torch has loaded."""
-    path = Path(__file__).with_name("libicasa.so")
+def _load(path: Path) -> tuple[Any, str]:
+    """Return the library, which uses the OpenMP that torch has loaded, or why it cannot be used."""
     if not path.exists():
-        return None
+        return None, ""
     try:
         library = ctypes.CDLL(str(path))
         if library.icasa_interface() != INTERFACE:
-            raise OSError(f"{path} is of another version; install icasa again")
-    except (OSError, AttributeError) as error:  # the latter where there is no icasa_interface
-        warnings.warn(f"the CPU runs on torch operators: {error}", RuntimeWarning, stacklevel=2)
-        return None
-    for name, structures in (("attend", 2), ("attend_backward", 3)):
-        function = getattr(library, f"icasa_{name}")
-        function.argtypes = [*[ctypes.c_void_p] * 4, *[ctypes.c_char_p] * structures]
-    return library
+            raise OSError(
+                f"expected {path} of version {INTERFACE}, got another; install icasa again"
+            )
+        library.icasa_threads.argtypes = []
+        for name, structures in (("attend", 2), ("attend_backward", 3)):
+            function = getattr(library, f"icasa_{name}")
+            function.argtypes = [*[ctypes.c_void_p] * 4, *[ctypes.c_char_p] * structures]
+    except (OSError, AttributeError) as error:  # the latter where a function is missing
+        return None, str(error)
+    return library, ""
 
 
-LIBRARY: Any = _load()
+LIBRARY, _failure = _load(Path(__file__).with_name("libicasa.so"))
+# Built without OpenMP, the C has one thread where PyTorch's operators may have many.
+THREADED = LIBRARY is not None and bool(LIBRARY.icasa_threads())
 
 
-def _addresses(
-    ica: Sequence[Tensor | None], sa: Sequence[Tensor | None], beta: Tensor | None
-) -> list[int]:
-    """Addresses of what a layer is made of, null where there is nothing."""
-    tensors = (*ica, *[None] * (12 - len(ica)), *sa, *[None] * (6 - len(sa)), beta)
+def is_built() -> bool:
+    """Whether the library was loaded; warns once of a library that cannot be."""
+    global _failure
+    if _failure and not torch.compiler.is_compiling():
+        message, _failure = _failure, ""
+        warnings.warn(f"the CPU uses PyTorch's operators: {message}", RuntimeWarning, stacklevel=2)
+    return LIBRARY is not None
+
+
+def serves(x: Tensor, ica: Sequence[Tensor] = ()) -> bool:
+    """Whether the C computes a layer with the parameters ``ica`` for maps like x."""
+    if LIBRARY is None:
+        return is_built()
+    if x.dtype not in TYPES or x.device.type != "cpu" or x.numel() == 0:
+        return False
+    return not ica or max(ica[2].shape[0], ica[0].shape[2]) <= WIDEST
+
+
+def is_faster(x: Tensor, ica: Sequence[Tensor] = ()) -> bool:
+    """Whether the C serves, and in less time than PyTorch's operators."""
+    if not serves(x, ica):
+        return False
+    return THREADED or x.numel() < PARALLEL or torch.get_num_threads() == 1
+
+
+def empty_saved(
+    x: Tensor, ica: Sequence[Tensor], sa: Sequence[Tensor], training: bool
+) -> tuple[Tensor, Tensor]:
+    """Return the vector that the forward saves and the statistics of the batch, to be filled."""
+    N, C, H, W = x.shape
+    M = len(ica[2]) if ica else 0
+    axes = (2 * N * C + N * M) * (H + W) + C + M if ica else 0
+    saved = x.new_empty(axes + (7 * (N * C // 2) if sa else 0), dtype=torch.float32)
+    return saved, saved.new_empty(2, M if training else 0)
+
+
+def empty_gradients(
+    x: Tensor, ica: Sequence[Tensor], sa: Sequence[Tensor], beta: Tensor | None
+) -> tuple[list[Tensor], list[Tensor], Tensor]:
+    """Return the gradients of the parameters, to be filled."""
+    dtype = statistics_dtype(x.dtype)
+    dica, dsa = ([x.new_empty(p.shape, dtype=dtype) for p in part] for part in (ica, sa))
+    return dica, dsa, x.new_empty(0 if beta is None else 1, dtype=dtype)
+
+
+def _in_order(ica: Sequence[Tensor], sa: Sequence[Tensor], beta: Tensor | None) -> list[Any]:
+    """Return a layer's tensors in the order of native.h, None where one is missing."""
+    return [*ica, *[None] * (12 - len(ica)), *sa, *[None] * (6 - len(sa)), beta]
+
+
+def _addresses(tensors: Sequence[Tensor | None]) -> list[int]:
     return [0 if tensor is None else tensor.data_ptr() for tensor in tensors]
 
 
@@ -54,29 +104,37 @@ def _shape(x: Tensor, groups: int) -> bytes:
     return SHAPE.pack(*x.shape, groups, TYPES[x.dtype], threads)
 
 
-def _as_read(p: Tensor) -> Tensor:
-    plain = p.dtype == torch.float32 and p.is_contiguous()  # a few calls fewer, of a dozen each
-    return p if plain else p.float().contiguous()
-
-
-def _net(
-    ica: Sequence[Tensor], sa: Sequence[Tensor], beta: Tensor | None, training: bool, *rest: Any
+def _pack(
+    ica: Sequence[Tensor],
+    sa: Sequence[Tensor],
+    beta: Tensor | None,
+    norm_eps: float,
+    group_eps: float,
+    shuffle: bool,
+    residual: bool,
+    training: bool,
 ) -> tuple[bytes, Any]:
-    """Return a layer as the C reads it, and what its addresses are of, to be held for the call."""
+    """Return a layer as the C reads it, and its tensors, which must live as long as the call."""
     M, K = (len(ica[2]), ica[0].shape[2]) if ica else (0, 0)
-    parts = ([_as_read(p) for p in part] for part in (ica, sa))
-    held: Any = *parts, None if beta is None else _as_read(beta)
-    return NET.pack(*_addresses(*held), M, K, training, *rest), held
+    tensors = [
+        # One that is float32 and contiguous is taken as it is, which saves two calls for each.
+        p
+        if p is None or (p.dtype == torch.float32 and p.is_contiguous())
+        else p.float().contiguous()
+        for p in _in_order(ica, sa, beta)
+    ]
+    options = training, norm_eps, group_eps, shuffle, residual
+    return NET.pack(*_addresses(tensors), M, K, *options), tensors
 
 
 def _check(done: int) -> None:
     if not done:
-        raise MemoryError("no memory for what the gates are made of; give fewer samples at a time")
+        raise MemoryError("expected memory for the gates, got none; give fewer samples at a time")
 
 
 def _attend(
     x: Tensor,
-    kept: Tensor | None,
+    saved: Tensor | None,
     statistics: Tensor | None,
     ica: Sequence[Tensor],
     sa: Sequence[Tensor],
@@ -88,44 +146,47 @@ def _attend(
     residual: bool,
     training: bool,
 ) -> Tensor:
-    """Return y of both forward operators, and fill in what the second gives beside it."""
+    """Return y of both forward operators, and fill in the other outputs of the second."""
     x = x.contiguous()
     y = torch.empty_like(x)
-    net, _held = _net(ica, sa, beta, training, norm_eps, group_eps, shuffle, residual)
-    maps = (0 if t is None else t.data_ptr() for t in (x, y, kept, statistics))
-    _check(LIBRARY.icasa_attend(*maps, net, _shape(x, groups)))
+    layer, _held = _pack(ica, sa, beta, norm_eps, group_eps, shuffle, residual, training)
+    maps = _addresses((x, y, saved, statistics))
+    _check(LIBRARY.icasa_attend(*maps, layer, _shape(x, groups)))
     return y
 
 
 def attend(x: Tensor, *layer: Any) -> Tensor:
-    """Gate x by what its moments give in evaluation; see ``ops``."""
+    """Compute a layer in evaluation; see `ops`."""
     return _attend(x, None, None, *(*layer, False))
 
 
-def attend_forward(x: Tensor, *layer: Any) -> tuple[Tensor, Tensor, Tensor]:
-    """Gate x, and keep what the backward wants; see ``ops``."""
-    kept, statistics = empty_kept(x, *layer)
-    return _attend(x, kept, statistics, *layer), kept, statistics
+def attend_forward(
+    x: Tensor, ica: Sequence[Tensor], sa: Sequence[Tensor], *layer: Any
+) -> tuple[Tensor, list[Tensor], Tensor]:
+    """Compute a layer, and save a vector for the backward; see `ops`."""
+    saved, statistics = empty_saved(x, ica, sa, layer[-1])
+    return _attend(x, saved, statistics, ica, sa, *layer), [saved], statistics
 
 
 def attend_backward(
     g: Tensor,
     x: Tensor,
-    kept: Tensor,
+    saved: Sequence[Tensor],
     ica: Sequence[Tensor],
     sa: Sequence[Tensor],
     beta: Tensor | None,
+    norm_eps: float,
+    group_eps: float,
     groups: int,
-    shuffle: bool,
-    residual: bool,
-    training: bool,
+    *options: bool,
 ) -> tuple[Tensor, list[Tensor], list[Tensor], Tensor]:
-    """Gradients of ``attend_forward``; see ``ops``."""
+    """Return the gradients of `attend_forward`; see `ops`."""
     g, x = g.contiguous(), x.contiguous()
     dx = torch.empty_like(x)
-    to = empty_gradients(x, ica, sa, beta)
-    net, _held = _net(ica, sa, beta, training, 0.0, 0.0, shuffle, residual)
-    room = PARAMETERS.pack(*_addresses(*to[:2], to[2] if len(to[2]) else None))
-    maps = (t.data_ptr() for t in (g, x, dx, kept))
-    _check(LIBRARY.icasa_attend_backward(*maps, net, room, _shape(x, groups)))
-    return dx, *to
+    gradients = empty_gradients(x, ica, sa, beta)
+    dica, dsa, dbeta = gradients
+    layer, _held = _pack(ica, sa, beta, norm_eps, group_eps, *options)
+    out = PARAMETERS.pack(*_addresses(_in_order(dica, dsa, None if beta is None else dbeta)))
+    maps = _addresses((g, x, dx, *saved))
+    _check(LIBRARY.icasa_attend_backward(*maps, layer, out, _shape(x, groups)))
+    return dx, *gradients

@@ -11,6 +11,15 @@
 /* The version of the functions' arguments, which native.py asks for. */
 int icasa_interface(void) { return 3; }
 
+/* Whether this was compiled with OpenMP, so that a call may use more than one thread. */
+int icasa_threads(void) {
+#ifdef _OPENMP
+    return 1;
+#else
+    return 0;
+#endif
+}
+
 /* Sum of a plane. */
 VECTORISED static double sum(const float *x, int64_t size) {
     double total = 0;

@@ -2,6 +2,7 @@
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator, import-untyped"
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import triton
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from icasa.kernels.triton.tiles import fetch, power_of_two
 
+WIDEST = 64  # most channels M and taps k
 INTEGERS = ["C", "H", "W", "M", "half", "blocks_h", "blocks"]
 
 
@@ -38,7 +40,7 @@ def squeeze(
 
 @triton.jit
 def squash(
-    s, lost, var, w1, b1, w2, b2, gn_w, gn_b, gate, a, b, n, C, half, eps, B: tl.constexpr,
+    s, mean_lo, var, w1, b1, w2, b2, gn_w, gn_b, gate, a, b, n, C, half, eps, B: tl.constexpr,
 ):  # fmt: skip
     """Gates of the planes of sample n: Eq. 13, and Eq. 14 as a line a (x - mean) + b."""
     for first in range(0, C // 2, B):
@@ -53,12 +55,12 @@ def squash(
         slope = w * fetch(gn_w, p, inside) * scale
         offset = w * fetch(gn_b, p, inside) + fetch(b2, p, inside)
         tl.store(a + at, slope, inside)
-        tl.store(b + at, offset - slope * fetch(lost, at, inside), inside)
+        tl.store(b + at, offset - slope * fetch(mean_lo, at, inside), inside)
 
 
 @triton.jit(do_not_specialize=INTEGERS)
 def gates_kernel(
-    z_h, z_w, s, lost, var,
+    z_h, z_w, s, mean_lo, var,
     taps, tap_bias, mix, mix_bias, to_h, to_h_bias, to_w, to_w_bias, bn_w, bn_b, bn_mean, bn_var,
     w1, b1, w2, b2, gn_w, gn_b,
     g_h, g_w, gate, a, b,
@@ -91,7 +93,9 @@ def gates_kernel(
             tl.store(g_w + row * W + (at - H), g, (c < C) & (rows == 0) & (at < H + W))
     if w1 is not None:  # noqa: SIM102 (the one is a constant, the other is not)
         if block == 0:
-            squash(s, lost, var, w1, b1, w2, b2, gn_w, gn_b, gate, a, b, n, C, half, group_eps, BC)
+            squash(
+                s, mean_lo, var, w1, b1, w2, b2, gn_w, gn_b, gate, a, b, n, C, half, group_eps, BC
+            )
 
 
 def constants(M: int) -> dict[str, int]:
@@ -100,20 +104,25 @@ def constants(M: int) -> dict[str, int]:
     return {"BM": BM, "BC": 16, "BL": 16, "num_warps": max(4, BM // 8)}
 
 
+def serves(ica: Sequence[Tensor]) -> bool:
+    """Whether the kernel holds the width M and the taps k of ICA in registers."""
+    return not ica or max(ica[2].shape[0], ica[0].shape[2]) <= WIDEST
+
+
 def gates(
-    z_h: Tensor,
-    z_w: Tensor,
-    s: Tensor,
-    lost: Tensor,
-    var: Tensor,
+    means: Sequence[Tensor],
     ica: Sequence[Tensor],
     sa: Sequence[Tensor],
+    beta: Tensor | None,
     norm_eps: float,
     group_eps: float,
     groups: int,
-) -> list[Tensor]:
-    """Launch ``gates_kernel``; returns g_h, g_w, gate, a, b, without elements where not asked."""
-    out = [torch.empty_like(like) for like in (z_h, z_w, s, s, s)]
+) -> list[Tensor | None]:
+    """Launch ``gates_kernel``; returns what `reference.gates` does in evaluation."""
+    z_h, z_w, s, mean, mean_lo, var = means
+    ica, sa = ([p.contiguous() for p in branch] for branch in (ica, sa))
+    axes: list[Any] = [torch.empty_like(z) if ica else None for z in (z_h, z_w)]
+    planes: list[Any] = [torch.empty_like(s) if sa else None for _ in range(3)]
     N, C = z_h.shape[:2] if ica else (s.shape[0], 2 * s.shape[1])
     H, W = (z_h.shape[2], z_w.shape[2]) if ica else (0, 0)
     M, K = (ica[2].shape[0], ica[0].shape[2]) if ica else (1, 1)
@@ -122,12 +131,12 @@ def gates(
     with torch.cuda.device_of(s):
         gates_kernel[(N * blocks,)](
             *((z_h, z_w) if ica else (None, None)),
-            *((s, lost, var) if sa else (None, None, None)),
+            *((s, mean_lo, var) if sa else (None, None, None)),
             *ica,
             *(None for _ in range(12 - len(ica))),
             *(sa or (None for _ in range(6))),
-            *(out[:2] if ica else (None, None)),
-            *(out[2:] if sa else (None, None, None)),
+            *axes,
+            *planes,
             C,
             H,
             W,
@@ -140,4 +149,4 @@ def gates(
             K,
             **constants(M),
         )
-    return out
+    return [*axes, beta, *planes, mean if sa else None]

@@ -1,4 +1,4 @@
-"""Triton bodies of ``mix`` and ``mix_backward`` (see ops.py)."""
+"""Triton kernels: a map mixed with its gates, as `reference.mix` does, and their gradients."""
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator, import-untyped"
 
 import torch
@@ -6,7 +6,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from icasa.kernels.ops import empty_gate_gradients
+from icasa.kernels.reference import statistics_dtype
 from icasa.kernels.triton.tiles import along, cut, fetch, halves, locate, place, total
 
 FORWARD, BACKWARD = 2048, 1024  # elements of a tile: 16 and 8 a thread
@@ -192,7 +192,8 @@ def mix_backward(
     N, C, H, W = x.shape
     dx = x.new_empty(x.shape)
     gates = (g_h, g_w, beta, gate, a, b)
-    out = empty_gate_gradients(x, gates)
+    dtype = statistics_dtype(x.dtype)
+    out = [x.new_empty((0,) if gate is None else gate.shape, dtype=dtype) for gate in gates]
     per_plane = None if beta is None else out[2].new_empty(N * C)
     into = [None if gate is None else grad for gate, grad in zip(gates, out, strict=True)]
     into[2] = per_plane

@@ -1,4 +1,4 @@
-"""Triton bodies of ``moments`` and ``moments_backward`` (see ops.py)."""
+"""Triton kernels: the moments of a map (see icasa.kernels.ops), and their backward."""
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator, import-untyped"
 
 import torch
@@ -6,7 +6,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from icasa.kernels.ops import empty_moments
+from icasa.kernels.triton import empty_moments
 from icasa.kernels.triton.tiles import along, cut, fetch, halves, locate, place, total
 
 ELEMENTS = 2048  # of a tile: 16 a thread
@@ -15,7 +15,7 @@ INTEGERS = ["planes", "C", "half", "rows", "count", "width", "size"]
 
 @triton.jit(do_not_specialize=INTEGERS)
 def moments_fwd_kernel(
-    x, z_h, z_w, s, mean, lost, var,
+    x, z_h, z_w, s, mean, mean_lo, var,
     planes, C, half, rows, width, size,
     VEC: tl.constexpr, P: tl.constexpr, BH: tl.constexpr, BW: tl.constexpr,
 ):  # fmt: skip
@@ -56,13 +56,13 @@ def moments_fwd_kernel(
         rounded = first + centre
         tl.store(s + k, rounded, channel)
         tl.store(mean + k, rounded, spatial)
-        tl.store(lost + k, first - rounded + centre, spatial)
+        tl.store(mean_lo + k, first - rounded + centre, spatial)
         tl.store(var + k, total(m2 + n * d * d) / S, spatial)
 
 
 @triton.jit(do_not_specialize=INTEGERS)
 def moments_bwd_kernel(
-    dx, x, dz_h, dz_w, ds, dmean, dvar, mean, lost, out,
+    dx, x, dz_h, dz_w, ds, dmean, dvar, mean, mean_lo, out,
     planes, C, half, rows, count, width, size,
     VEC: tl.constexpr, P: tl.constexpr, BH: tl.constexpr, BW: tl.constexpr,
 ):  # fmt: skip
@@ -81,7 +81,7 @@ def moments_bwd_kernel(
         channel, spatial, k = halves(plane, planes, C, half)
         slope = 2.0 * fetch(dvar, k, spatial) / S
         level = (fetch(ds, k, channel) + fetch(dmean, k, spatial)) / S
-        level -= slope * fetch(lost, k, spatial)
+        level -= slope * fetch(mean_lo, k, spatial)
         centred = fetch(x, at, inside & spatial[:, None, None])
         centred -= fetch(mean, k, spatial)[:, None, None]
         value += level[:, None, None] + slope[:, None, None] * centred
@@ -118,7 +118,7 @@ def moments_backward(
     dmean: Tensor,
     dvar: Tensor,
     mean: Tensor,
-    lost: Tensor,
+    mean_lo: Tensor,
     axes: bool,
     groups: int,
 ) -> Tensor:
@@ -131,7 +131,7 @@ def moments_backward(
             dx,
             x,
             *((dz_h, dz_w) if axes else (None, None)),
-            *((ds, dmean, dvar, mean, lost) if groups else (None for _ in range(5))),
+            *((ds, dmean, dvar, mean, mean_lo) if groups else (None for _ in range(5))),
             out,
             N * C,
             C,

@@ -14,8 +14,6 @@ from typing import Any, NamedTuple
 import triton
 import triton.language as tl
 
-MAX_WIDTH = 4096  # longest row: a tile holds at least one
-
 
 class Tiles(NamedTuple):
     """Tiles of an H x W plane: run-time integers and the kernel's constants."""

@@ -1,0 +1,275 @@
+"""The fast path: whether a kernel may stand in for ICA, SA or ICASA, and the tensors it takes.
+
+A layer's forward asks `run_kernel` first, and computes its equations where that returns None. One
+rule for every part: a kernel stands in for a layer only while all of it is as its class builds it.
+A layer with a part that was replaced, hooked, pruned, parametrised or overridden is left to PyTorch
+as a whole; ``fused=True`` says which part that is.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+from torch.nn.modules.module import _has_any_global_hook
+
+from icasa import kernels
+from icasa._check import check_one_of
+from icasa.activation import HSwish
+from icasa.conv import DepthwiseSeparableConv
+
+PLAIN = (Tensor, nn.Parameter)  # and no subclass
+COMPUTING = ("gates", "_squeeze", "_normalise", "beta")  # what a layer's forward computes with
+SA_PARAMETERS = ("channel_weight", "channel_bias", "spatial_weight", "spatial_bias")
+
+
+class Operands(NamedTuple):
+    """What `kernels.attend` takes of a layer, in its order."""
+
+    ica: Sequence[Tensor] = ()
+    sa: Sequence[Tensor] = ()
+    beta: Tensor | None = None
+    norm_eps: float = 0.0
+    group_eps: float = 0.0
+    groups: int = 0
+    shuffle: bool = False
+    residual: bool = False
+    norm: nn.BatchNorm1d | None = None  # where it takes the statistics of the batch
+
+
+class Refusal(NamedTuple):
+    """Why no kernel may stand in for a layer; `got` is put into words only if it is shown."""
+
+    expected: str
+    got: Any
+    hint: str = "put the layer's own back"
+
+
+def check_fused(fused: bool | None, ndim: int) -> bool | None:
+    """Return a layer's ``fused`` if it is None, False or True, the last with two spatial axes."""
+    check_one_of("fused", fused, (None, False, True))
+    if fused and ndim != 2:
+        raise ValueError(f"expected ndim=2 with fused=True, got ndim={ndim}; use fused=None")
+    return fused
+
+
+def run_kernel(layer: Any, x: Tensor, lengths: Tensor | None) -> Tensor | None:
+    """Return what a layer computes of x by a kernel, or None where PyTorch's operators are to run.
+
+    Raises:
+        ValueError: if the layer was built with ``fused=True`` and a kernel may not stand in for it.
+    """
+    if layer.fused is False or (layer.fused is None and not _is_worthwhile(x)):
+        return None
+    found = _refuse_input(x, lengths) or _gather(layer)
+    if isinstance(found, Operands):
+        found = _refuse_tensors(found, x) or found
+    if isinstance(found, Refusal):
+        if layer.fused:
+            raise ValueError(
+                f"{type(layer).__name__} with fused=True expected {found.expected}, "
+                f"got {found.got}; {found.hint}, or use fused=None"
+            )
+        return None
+    if layer.fused is None and not kernels.is_faster(x, found.ica):
+        return None
+    norm, operands = found.norm, found[:-1]
+    y, statistics = kernels.attend(x, *operands, norm is not None)
+    if norm is not None and statistics is not None:
+        _track(norm, *statistics)
+    return y
+
+
+def _is_worthwhile(x: Tensor) -> bool:
+    """Whether ``fused=None`` looks for a kernel for x."""
+    if type(x) not in PLAIN or kernels.is_exporting() or torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
+        return False
+    # What watches PyTorch's operators, as a counter of FLOPs does, is shown these.
+    if not torch.compiler.is_compiling() and torch._C._len_torch_dispatch_stack():
+        return False
+    return kernels.is_faster(x)
+
+
+def _refuse_input(x: Tensor, lengths: Tensor | None) -> Refusal | None:
+    """Say what about the input or the call stands in the way."""
+    if lengths is not None:
+        return Refusal("no lengths", "lengths", "leave them out")
+    if x.ndim != 4:
+        return Refusal("x of shape (N, C, H, W)", tuple(x.shape), "give it 4 axes")
+    if x.device.type not in kernels.DEVICES:
+        devices = list(kernels.DEVICES)
+        return Refusal(f"x on one of {devices}", x.device, "move x (cuda needs triton)")
+    if x.dtype not in kernels.TYPES:
+        return Refusal(f"x of one of {list(kernels.TYPES)}", x.dtype, "call x.float()")
+    if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
+        return Refusal("no torch.func transform or forward-mode AD", "one", "leave it")
+    if torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
+        return Refusal("no trace by torch.jit", "one", "use torch.export")
+    if _has_any_global_hook():  # type: ignore[no-untyped-call]
+        return Refusal("no hooks on all modules", "some", "remove them")
+    return None
+
+
+def _refuse_tensors(found: Operands, x: Tensor) -> Refusal | None:
+    """Say which tensor is not a plain one of x's type and device; autocast takes float32 too."""
+    mixed = torch.is_autocast_enabled(x.device.type)
+    beta = () if found.beta is None else (found.beta,)
+    for p in (*found.ica, *found.sa, *beta):
+        if type(p) not in PLAIN and not kernels.is_exporting():
+            return Refusal("plain parameters", type(p).__name__)
+        if p.device != x.device:
+            return Refusal(f"parameters on {x.device}", p.device, "move the layer or x")
+        if p.dtype != x.dtype and p is not found.beta and not (mixed and p.dtype == torch.float32):
+            return Refusal(f"parameters of {x.dtype}", p.dtype, "convert the layer or x")
+    return None
+
+
+def _is_own(cls: type, name: str) -> bool:
+    """Whether a class is that of this name in this package, whose layers import this file."""
+    return cls.__name__ == name and cls.__module__.startswith("icasa.attention.")
+
+
+def _gather(layer: Any) -> Operands | Refusal:
+    """Return the tensors of a layer, if it computes as the class of this package that it is of."""
+    own: Any
+    for own in type(layer).__mro__:
+        if own.__module__.startswith("icasa.attention."):
+            break
+    for name in COMPUTING:
+        overridden = getattr(type(layer), name, None) is not getattr(own, name, None)
+        if overridden or name in layer.__dict__:
+            return Refusal(f"the {name} of {own.__name__}", f"another on {type(layer).__name__}")
+    return OPERANDS[own.__name__](layer)
+
+
+def _refuse_part(name: str, module: Any, *classes: type | str) -> Refusal | None:
+    """Say that the module ``name`` is of none of the classes, or must be called for its hooks."""
+    for cls in classes:
+        if type(module) is cls or (isinstance(cls, str) and _is_own(type(module), cls)):
+            break
+    else:
+        expected = " or ".join(cls if isinstance(cls, str) else cls.__name__ for cls in classes)
+        return Refusal(f"{expected} as {name}", f"{module} as {name}")
+    hooks = module._forward_pre_hooks or module._forward_hooks or "forward" in module.__dict__
+    if hooks or module._backward_pre_hooks or module._backward_hooks:
+        return Refusal(f"{name} without hooks", "hooks or another forward", "remove them")
+    return None
+
+
+def _ica_operands(layer: Any) -> Operands | Refusal:
+    """Eq. 8-10: two convolutions along the axes, the norm, and a convolution to each axis."""
+    # Read from the dicts: an attribute of a module takes ten times as long.
+    modules = layer._modules
+    reduce, norm, expand = modules["reduce"], modules["norm"], modules["expand"]
+    refused = (
+        _refuse_part("reduce", reduce, DepthwiseSeparableConv)
+        or _refuse_part("norm", norm, nn.BatchNorm1d, nn.Identity)
+        or _refuse_part("act", modules["act"], HSwish)
+        or _refuse_part("expand", expand, nn.ModuleList)
+    )
+    if refused:
+        return refused
+    C, M, k = layer.channels, layer.width, layer.kernel_size
+    shapes = ((C, 1, k), (M, C, 1), (C, M, 1), (C, M, 1))
+    convs = {**reduce._modules, **expand._modules}
+    if list(convs) != ["depthwise", "pointwise", "0", "1"]:
+        return Refusal("a depthwise, a pointwise and two convolutions to the axes", list(convs))
+    tensors: list[Tensor] = []
+    for (name, conv), shape in zip(convs.items(), shapes, strict=True):
+        found = _conv_tensors(name, conv, shape)
+        if isinstance(found, Refusal):
+            return found
+        tensors += found
+    if type(norm) is nn.Identity:
+        return Operands(tensors)
+    found = _norm_tensors(norm, M)
+    if isinstance(found, Refusal):
+        return found
+    return Operands([*tensors, *found], norm_eps=norm.eps, norm=norm if norm.training else None)
+
+
+def _conv_tensors(name: str, conv: Any, shape: tuple[int, int, int]) -> list[Tensor] | Refusal:
+    """Return weight and bias of a convolution that keeps the length of its axis."""
+    refused = _refuse_part(name, conv, nn.Conv1d)
+    if refused:
+        return refused
+    own = conv._parameters
+    weight, bias = own.get("weight"), own.get("bias")
+    groups = shape[0] if name == "depthwise" else 1
+    options = conv.stride, conv.padding, conv.dilation, conv.groups, conv.padding_mode
+    if (
+        weight is None
+        or bias is None
+        or weight.shape != shape
+        or options != ((1,), (shape[2] // 2,), (1,), groups, "zeros")
+    ):
+        return Refusal(f"a convolution of shape {shape} with bias as {name}", f"{conv} as {name}")
+    return [weight, bias]
+
+
+def _norm_tensors(norm: Any, width: int) -> list[Tensor] | Refusal:
+    """Return parameters and running statistics of a BatchNorm."""
+    own, buffers = norm._parameters, norm._buffers
+    found = [own.get("weight"), own.get("bias")]
+    found += [buffers.get("running_mean"), buffers.get("running_var")]
+    if [None if p is None else p.shape for p in found] != [(width,)] * 4:
+        return Refusal(f"norm with parameters and statistics of {width} channels", norm)
+    if norm.training and (norm.momentum is None or not norm.track_running_stats):
+        return Refusal("norm with a momentum and track_running_stats=True in training", norm)
+    return found
+
+
+def _sa_operands(layer: Any) -> Operands | Refusal:
+    """Eq. 13 and 14: a weight and a bias for each half, and those of the norm."""
+    own, norm = layer._parameters, layer._modules["norm"]
+    refused = _refuse_part("norm", norm, "PlaneNorm")
+    if refused:
+        return refused
+    half = layer.channels // (2 * layer.groups)
+    tensors = [own.get(name) for name in SA_PARAMETERS]
+    tensors += [norm._parameters.get("weight"), norm._parameters.get("bias")]
+    for name, p in zip((*SA_PARAMETERS, "norm.weight", "norm.bias"), tensors, strict=True):
+        if p is None or p.shape != (half,):
+            got = "none (pruned or parametrised)" if p is None else f"shape {tuple(p.shape)}"
+            return Refusal(f"a parameter {name} of shape ({half},)", got)
+    if not norm.num_groups == norm.num_channels == half:
+        return Refusal(f"norm with {half} groups of one channel", norm)
+    return Operands((), tensors, None, 0.0, norm.eps, layer.groups, layer.shuffle)
+
+
+def _icasa_operands(layer: Any) -> Operands | Refusal:
+    """Eq. 5: those of both branches, and beta."""
+    branches = []
+    for name in ("ica", "sa"):
+        branch = layer._modules[name]
+        found = _refuse_part(name, branch, name.upper()) or _gather(branch)
+        if isinstance(found, Refusal):
+            return found
+        if (branch.channels, branch.ndim) != (layer.channels, layer.ndim):
+            return Refusal(f"{name} for {layer.channels} channels and ndim=2", branch)
+        branches.append(found)
+    ica, sa = branches
+    beta = layer.beta
+    if beta.shape != (1,):
+        return Refusal("beta of shape (1,)", f"shape {tuple(beta.shape)}")
+    return sa._replace(
+        ica=ica.ica, norm_eps=ica.norm_eps, norm=ica.norm, beta=beta, residual=layer.residual
+    )
+
+
+OPERANDS: dict[str, Callable[[Any], Operands | Refusal]] = {
+    "ICA": _ica_operands,
+    "SA": _sa_operands,
+    "ICASA": _icasa_operands,
+}
+
+
+@torch.no_grad()
+def _track(norm: Any, mean: Tensor, variance: Tensor) -> None:
+    """Move the running statistics of a BatchNorm towards those of the batch."""
+    if norm.num_batches_tracked is not None:
+        norm.num_batches_tracked.add_(1)
+    for running, batch in ((norm.running_mean, mean), (norm.running_var, variance)):
+        # In the wider type: in half precision a variance may be past what its own type can hold.
+        running.copy_(torch.lerp(running.to(batch.dtype), batch, norm.momentum))

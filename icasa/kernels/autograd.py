@@ -1,0 +1,103 @@
+"""The autograd functions around the operators, and the memory formats that these do not read."""
+
+from collections.abc import Callable, Sequence
+from functools import wraps
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor
+
+OPS = torch.ops.icasa
+
+
+def _once(backward: Callable[..., Any]) -> Callable[..., Any]:
+    """Refuse a second derivative; torch's once_differentiable lets some pass with wrong values."""
+
+    @wraps(backward)
+    def refuse_or_run(ctx: Any, *grads: Tensor) -> Any:
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            raise RuntimeError(
+                "expected a first derivative of the fast path, which has no second derivative, "
+                "got create_graph=True; build the layer with fused=False"
+            )
+        return backward(ctx, *grads)
+
+    return refuse_or_run
+
+
+class _Attend(torch.autograd.Function):
+    """`attend_forward`, from its tensors in one sequence, cut after each of ``counts``."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, counts: Sequence[int], options: Sequence[Any], *tensors: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        ica, sa, beta, running = _cut(tensors, counts)
+        layer = [*ica, *running], sa, beta[0] if beta else None
+        y, saved, statistics = OPS.attend_forward(x, *layer, *options)
+        ctx.save_for_backward(x, *ica, *sa, *beta, *saved)
+        ctx.mark_non_differentiable(statistics)
+        ctx.counts, ctx.running, ctx.options = counts, len(running), options
+        return y, statistics
+
+    @staticmethod
+    @_once
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        x, *tensors = ctx.saved_tensors
+        ica, sa, beta, saved = _cut(tensors, ctx.counts)
+        layer = saved, ica, sa, beta[0] if beta else None
+        dx, dica, dsa, dbeta = OPS.attend_backward(grads[0].contiguous(), x, *layer, *ctx.options)
+        pairs = zip([*ica, *sa, *beta], [*dica, *dsa, *[dbeta] * len(beta)], strict=True)
+        gradients = [gradient.to(p.dtype) for p, gradient in pairs]
+        return dx, None, None, *gradients, *[None] * ctx.running
+
+
+def _cut(tensors: Sequence[Tensor], counts: Sequence[int]) -> list[list[Tensor]]:
+    """Return the parameters of ICA and of SA, beta, and the tensors after them."""
+    rest = iter(tensors)
+    return [*([next(rest) for _ in range(count)] for count in counts), list(rest)]
+
+
+def attend(
+    x: Tensor,
+    ica: Sequence[Tensor],
+    sa: Sequence[Tensor],
+    beta: Tensor | None,
+    options: Sequence[Any],
+) -> tuple[Tensor, Tensor]:
+    """Return y and the statistics of `attend_forward`, differentiable once."""
+    parts = ica[:10], sa, () if beta is None else (beta,)
+    counts = [len(part) for part in parts]
+    return _Attend.apply(x, counts, options, *chain(*parts, ica[10:]))  # type: ignore[no-any-return, no-untyped-call]
+
+
+class _Contiguous(torch.autograd.Function):
+    """A contiguous copy of x, whose gradient is returned in the memory format of x."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.format = _memory_format(x)
+        return x.contiguous()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        return grads[0].contiguous(memory_format=ctx.format)
+
+
+def contiguous(x: Tensor) -> Tensor:
+    """Return x or, if it is not contiguous, a copy that is."""
+    if x.is_contiguous():
+        return x
+    return _Contiguous.apply(x)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def match_memory_format(y: Tensor, x: Tensor) -> Tensor:
+    """Return contiguous y in the memory format of x."""
+    return y.contiguous(memory_format=_memory_format(x))
+
+
+def _memory_format(x: Tensor) -> torch.memory_format:
+    """Return channels_last for a map in that format and not also contiguous."""
+    last = not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
+    return torch.channels_last if last else torch.contiguous_format
