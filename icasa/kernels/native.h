@@ -1,28 +1,30 @@
 /* What both directions of ICA, SA and ICASA in C share: maps of float32, bfloat16 and float16, read
    and written plane by plane, and what is small.
 
-   Planes are dealt to the threads of torch's own OpenMP pool, whose symbols the process already
-   holds. Each is summed by one thread in one order, so that no result depends on their number. Sums
-   are in float32 over a short stretch, of values about some mean where that matters, and these
-   stretches in float64. */
+   The threads are those of the OpenMP that torch has loaded (see parallel_for). Each plane is summed
+   by one thread in one order, so that no result depends on their number. Sums are in float32 over a
+   short stretch, of values about some mean where that matters, and these stretches in float64. */
 
 #pragma once
 
 #include <stdint.h>
 #include <string.h>
 
-#if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__)
-#if __GNUC__ >= 12 /* AVX-512, or AVX2, with FMA */
+/* Clones for AVX-512 and for AVX2 with FMA, of which the loader takes what the processor has. Static
+   functions of older clangs do not link with theirs, and older GNU compilers know no such names. */
+#if defined(__x86_64__) && defined(__linux__) && (__clang_major__ >= 19 || __GNUC__ >= 12)
 #define VECTORISED __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
-#else
+#elif defined(__x86_64__) && defined(__linux__) && !defined(__clang__)
 #define VECTORISED __attribute__((target_clones("avx512f", "avx2", "default")))
-#endif
 #else
 #define VECTORISED
 #endif
 #define INLINE static inline __attribute__((always_inline))
-#define PLANES _Pragma("omp parallel for schedule(static) num_threads(d.threads)")
+#ifdef __clang__
+#define UNROLL _Pragma("unroll 8")
+#else
 #define UNROLL _Pragma("GCC unroll 8")
+#endif
 #define LANES _Pragma("omp simd")
 #define PRAGMA(text) _Pragma(#text)
 #define SUM(...) PRAGMA(omp simd reduction(+ : __VA_ARGS__))
@@ -36,7 +38,40 @@ typedef float Singles __attribute__((vector_size(2 * LANE * sizeof(float)), alig
 enum { FLOAT32, BFLOAT16, FLOAT16 };
 enum { NONE, CHANNEL, SPATIAL };
 
-int omp_get_thread_num(void);
+/* Threads come from the OpenMP that the process already has, by GNU's names, which the libraries of
+   GNU, LLVM and Intel all answer to: none is linked, so there is never a second pool of threads, and
+   the library is the same whatever compiled it. Weak: without OpenMP they are null, and one thread
+   does all the work. */
+__attribute__((weak)) void GOMP_parallel(void (*)(void *), void *, unsigned threads, unsigned flags);
+__attribute__((weak)) int omp_get_thread_num(void);
+__attribute__((weak)) int omp_get_num_threads(void);
+
+/* One step of a loop: `call` holds what the steps share. */
+typedef void Step(const void *call, int64_t i, int64_t thread);
+
+typedef struct {
+    Step *step;
+    const void *call;
+    int64_t count;
+} Loop;
+
+static void run_stretch(void *of) {
+    const Loop *loop = of;
+    int64_t thread = omp_get_thread_num(), threads = omp_get_num_threads();
+    int64_t end = loop->count * (thread + 1) / threads;
+    for (int64_t i = loop->count * thread / threads; i < end; i++)
+        loop->step(loop->call, i, thread);
+}
+
+/* Makes `count` steps on as many threads at most, each a stretch of them. */
+static void parallel_for(Step *step, const void *call, int64_t count, int threads) {
+    Loop loop = {step, call, count};
+    if (threads > 1 && GOMP_parallel)
+        GOMP_parallel(run_stretch, &loop, threads, 0);
+    else
+        for (int64_t i = 0; i < count; i++)
+            step(call, i, 0);
+}
 
 /* A map, the type of its elements, and how many threads are to work on it. */
 typedef struct {

@@ -331,6 +331,45 @@ static void reduce(const Plane *planes, const Net *net, const Kept *k, const Par
     }
 }
 
+/* What the steps of a backward share. */
+typedef struct {
+    const void *g, *x;
+    void *dx;
+    const Net *net;
+    Kept k;
+    Plane *work;
+    float *t, *h, *dn, *room;
+    const double *sums;
+    const Parameters *to;
+    int64_t each; /* floats of room a thread */
+    Shape d;
+} Backward;
+
+static void unmix_step(const void *call, int64_t p, int64_t thread) {
+    const Backward *b = call;
+    float *room = b->room + thread * b->each;
+    unmix(b->g, b->x, b->dx, b->net, &b->k, b->work + p, b->t, p, room, b->d);
+}
+
+static void plane_step(const void *call, int64_t p, int64_t thread) {
+    const Backward *b = call;
+    float *room = b->room + thread * b->each;
+    plane_gradients(b->g, b->x, b->net, &b->k, b->work + p, b->t, p, room, b->d);
+    if (!b->net->of.taps) /* else its gradient wants the whole batch */
+        unmix_step(call, p, thread);
+}
+
+static void unexpand_step(const void *call, int64_t i, int64_t thread) {
+    const Backward *b = call;
+    unexpand(b->t, b->net, &b->k, b->h, b->dn, tile_at(i, b->d), b->d);
+}
+
+static void channel_step(const void *call, int64_t c, int64_t thread) {
+    const Backward *b = call;
+    float *room = b->room + thread * b->each;
+    channel_gradients(b->net, &b->k, b->h, b->dn, b->sums, b->t, b->to, c, room, b->d);
+}
+
 /* Gradients of sum(g * y); `to` has rooms for those of the parameters. Returns 0 where memory ran
    out. */
 int icasa_attend_backward(const void *g, const void *x, void *dx, float *kept, const Net *net,
@@ -346,31 +385,18 @@ int icasa_attend_backward(const void *g, const void *x, void *dx, float *kept, c
         return 0;
     double *totals = (double *)(work + planes), sums[WIDEST];
     float *t = (float *)(totals + 4 * half), *h = t + lines, *dn = h + squeezed, *room = dn + squeezed;
-    Kept k = kept_in(kept, net, d);
-    PLANES
-    for (int64_t p = 0; p < planes; p++) {
-        float *own = room + omp_get_thread_num() * each;
-        plane_gradients(g, x, net, &k, work + p, t, p, own, d);
-        if (!lines) /* else its gradient wants the whole batch */
-            unmix(g, x, dx, net, &k, work + p, t, p, own, d);
-    }
+    Backward b = {g, x, dx, net, kept_in(kept, net, d), work, t, h, dn, room, sums, to, each, d};
+    parallel_for(plane_step, &b, planes, d.threads);
     if (lines) {
-        PLANES
-        for (int64_t i = 0; i < d.N * (tiles_of(d.H) + tiles_of(d.W)); i++)
-            unexpand(t, net, &k, h, dn, tile_at(i, d), d);
+        parallel_for(unexpand_step, &b, d.N * (tiles_of(d.H) + tiles_of(d.W)), d.threads);
         for (int64_t m = 0; m < net->M; m++) {
-            sums[m] = unnormalise(dn, net, &k, to, m, d);
+            sums[m] = unnormalise(dn, net, &b.k, to, m, d);
             to->mix_bias[m] = sums[m];
         }
-        PLANES
-        for (int64_t c = 0; c < d.C; c++)
-            channel_gradients(net, &k, h, dn, sums, t, to, c, room + omp_get_thread_num() * each,
-                              d);
-        PLANES
-        for (int64_t p = 0; p < planes; p++)
-            unmix(g, x, dx, net, &k, work + p, t, p, room + omp_get_thread_num() * each, d);
+        parallel_for(channel_step, &b, d.C, d.threads);
+        parallel_for(unmix_step, &b, planes, d.threads);
     }
-    reduce(work, net, &k, to, totals, d);
+    reduce(work, net, &b.k, to, totals, d);
     free(work);
     return 1;
 }

@@ -11,14 +11,8 @@
 /* The version of the functions' arguments, which native.py asks for. */
 int icasa_interface(void) { return 3; }
 
-/* Whether this was compiled with OpenMP, so that a call may use more than one thread. */
-int icasa_threads(void) {
-#ifdef _OPENMP
-    return 1;
-#else
-    return 0;
-#endif
-}
+/* Whether a call can have more than one thread. */
+int icasa_threads(void) { return GOMP_parallel != 0; }
 
 /* Sum of a plane. */
 VECTORISED static double sum(const float *x, int64_t size) {
@@ -208,36 +202,50 @@ VECTORISED static void expand(const double (*sum)[TILE], const double *mean, con
     }
 }
 
+/* What the steps of a forward share. */
+typedef struct {
+    const void *x;
+    void *y;
+    double *z, *p, mean[WIDEST], scale[WIDEST];
+    float *planes; /* room for three a thread */
+    const Net *net;
+    Kept to;
+    Shape d;
+} Forward;
+
+static void squeeze_tile(const void *call, int64_t i, int64_t thread) {
+    const Forward *f = call;
+    Tile t = tile_at(i, f->d);
+    int64_t M = f->net->M, L = f->d.H + f->d.W;
+    double sum[WIDEST][TILE];
+    squeeze(f->z + t.n * f->d.C * L, f->net, sum, t.start, f->d.C, L);
+    for (int64_t m = 0; m < M; m++)
+        memcpy(f->p + (t.n * M + m) * L + t.start, sum[m], t.count * sizeof(double));
+}
+
+static void expand_tile(const void *call, int64_t i, int64_t thread) {
+    const Forward *f = call;
+    Tile t = tile_at(i, f->d);
+    int64_t M = f->net->M, L = f->d.H + f->d.W;
+    double sum[WIDEST][TILE] = {{0}};
+    if (!f->p)
+        squeeze(f->z + t.n * f->d.C * L, f->net, sum, t.start, f->d.C, L);
+    else
+        for (int64_t m = 0; m < M; m++)
+            memcpy(sum[m], f->p + (t.n * M + m) * L + t.start, t.count * sizeof(double));
+    expand(sum, f->mean, f->scale, f->net, &f->to, t, f->d);
+}
+
 /* Eq. 8-10 from the means z (N, C, L); p (N, M, L) is room where the norm wants the whole batch. */
-static void axis_gates(const double *z, double *p, const Net *net, const Kept *to,
-                       float *statistics, Shape d) {
-    int64_t L = d.H + d.W, tiles = d.N * (tiles_of(d.H) + tiles_of(d.W));
-    double mean[WIDEST], scale[WIDEST];
-    if (p) {
-        PLANES
-        for (int64_t i = 0; i < tiles; i++) {
-            Tile t = tile_at(i, d);
-            double sum[WIDEST][TILE];
-            squeeze(z + t.n * d.C * L, net, sum, t.start, d.C, L);
-            for (int64_t m = 0; m < net->M; m++)
-                memcpy(p + (t.n * net->M + m) * L + t.start, sum[m], t.count * sizeof(double));
-        }
+static void axis_gates(Forward *f, float *statistics) {
+    int64_t tiles = f->d.N * (tiles_of(f->d.H) + tiles_of(f->d.W));
+    if (f->p)
+        parallel_for(squeeze_tile, f, tiles, f->d.threads);
+    for (int64_t m = 0; m < f->net->M; m++) {
+        normaliser(f->p, f->net, m, f->mean + m, f->scale + m, statistics, f->d);
+        f->to.scale[m] = f->scale[m];
     }
-    for (int64_t m = 0; m < net->M; m++) {
-        normaliser(p, net, m, mean + m, scale + m, statistics, d);
-        to->scale[m] = scale[m];
-    }
-    PLANES
-    for (int64_t i = 0; i < tiles; i++) {
-        Tile t = tile_at(i, d);
-        double sum[WIDEST][TILE] = {{0}};
-        if (!p)
-            squeeze(z + t.n * d.C * L, net, sum, t.start, d.C, L);
-        else
-            for (int64_t m = 0; m < net->M; m++)
-                memcpy(sum[m], p + (t.n * net->M + m) * L + t.start, t.count * sizeof(double));
-        expand(sum, mean, scale, net, to, t, d);
-    }
+    parallel_for(expand_tile, f, tiles, f->d.threads);
 }
 
 /* Keeps the means about that of their channel, so that float32 loses nothing at an offset. */
@@ -333,30 +341,57 @@ static Rooms rooms_of(const Net *net, int keeps, Shape d) {
     };
 }
 
+static void moments_step(const void *call, int64_t i, int64_t thread) {
+    const Forward *f = call;
+    int64_t H = f->d.H, W = f->d.W, size = H * W;
+    const float *plane = read(f->x, i * size, f->planes + thread * 3 * size, f->d);
+    double *z = f->z ? f->z + i * (H + W) : 0;
+    double total = z ? sums(plane, z, z + H, H, W) : sum(plane, size);
+    if (f->net->of.w1)
+        plane_gates(plane, total / size, f->net, &f->to, i, f->d);
+}
+
+static void means_step(const void *call, int64_t c, int64_t thread) {
+    const Forward *f = call;
+    keep_means(f->z, &f->to, c, f->d);
+}
+
+static void mix_step(const void *call, int64_t i, int64_t thread) {
+    const Forward *f = call;
+    float *room = f->planes + thread * 3 * f->d.H * f->d.W;
+    mix(f->x, f->y, f->net, &f->to, i, room, f->d);
+}
+
 /* Some samples. */
 static void attend(const void *x, void *y, float *kept, float *statistics, const Net *net,
                    char *room, Shape d) {
-    int64_t size = d.H * d.W, L = d.H + d.W;
     Rooms r = rooms_of(net, kept != 0, d);
-    double *z = r.z ? (double *)room : 0, *p = r.p ? (double *)(room + r.z) : 0;
-    float *planes = (float *)(room + r.z + r.p);
-    Kept to = kept_in(kept ? kept : (float *)(room + r.z + r.p + r.planes), net, d);
-    PLANES
-    for (int64_t i = 0; i < d.N * d.C; i++) {
-        const float *plane = read(x, i * size, planes + omp_get_thread_num() * 3 * size, d);
-        double total = z ? sums(plane, z + i * L, z + i * L + d.H, d.H, d.W) : sum(plane, size);
-        if (net->of.w1)
-            plane_gates(plane, total / size, net, &to, i, d);
-    }
-    if (z)
-        axis_gates(z, p, net, &to, statistics, d);
-    if (z && kept)
-        PLANES
-        for (int64_t c = 0; c < d.C; c++)
-            keep_means(z, &to, c, d);
-    PLANES
-    for (int64_t i = 0; i < d.N * d.C; i++)
-        mix(x, y, net, &to, i, planes + omp_get_thread_num() * 3 * size, d);
+    Forward f = {.x = x, .y = y, .net = net, .d = d};
+    f.z = r.z ? (double *)room : 0;
+    f.p = r.p ? (double *)(room + r.z) : 0;
+    f.planes = (float *)(room + r.z + r.p);
+    f.to = kept_in(kept ? kept : (float *)(room + r.z + r.p + r.planes), net, d);
+    parallel_for(moments_step, &f, d.N * d.C, d.threads);
+    if (f.z)
+        axis_gates(&f, statistics);
+    if (f.z && kept)
+        parallel_for(means_step, &f, d.C, d.threads);
+    parallel_for(mix_step, &f, d.N * d.C, d.threads);
+}
+
+/* What a forward of single samples, one in each thread, shares. */
+typedef struct {
+    const char *x;
+    char *y, *rooms;
+    const Net *net;
+    int64_t bytes, each; /* of a sample, of its rooms */
+    Shape d;
+} Samples;
+
+static void sample_step(const void *call, int64_t n, int64_t thread) {
+    const Samples *s = call;
+    char *room = s->rooms + thread * s->each;
+    attend(s->x + n * s->bytes, s->y + n * s->bytes, 0, 0, s->net, room, s->d);
 }
 
 /* `kept` is room for what the backward wants, or null in evaluation, which then works on as many
@@ -376,10 +411,8 @@ int icasa_attend(const void *x, void *y, float *kept, float *statistics, const N
     if (!room)
         return 0;
     if (apart) {
-        _Pragma("omp parallel for schedule(static) num_threads(workers)")
-        for (int64_t n = 0; n < shape->N; n++)
-            attend((const char *)x + n * sample * bytes, (char *)y + n * sample * bytes, 0, 0, net,
-                   room + omp_get_thread_num() * each, d);
+        Samples samples = {x, y, room, net, sample * bytes, each, d};
+        parallel_for(sample_step, &samples, shape->N, workers);
     } else {
         step = d.N;
         for (int64_t n = 0; n < shape->N; n += step) {
