@@ -1,13 +1,15 @@
-"""Build hook: compile the C in icasa/kernels where there is a compiler, else go without.
+"""Build hook: compile the C in icasa/kernels into the wheel, or say why that failed.
 
-The library links no OpenMP of its own: it takes its threads from the one that torch has loaded. It
-is for any x86-64 and turns to AVX2 or AVX-512 when it runs, so that a wheel serves its platform.
+A wheel is for one platform and any Python and torch: the library is plain C without Python's API, links
+no OpenMP, and takes its threads from the one that torch has loaded. ICASA_REQUIRE_C=1, for a release,
+makes a build without the library fail; else the wheel runs on torch operators.
 """
 
 import os
 import shlex
 import shutil
 import subprocess
+import sys
 import sysconfig
 import tempfile
 from pathlib import Path
@@ -16,8 +18,9 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 SOURCES = ("icasa/kernels/native_forward.c", "icasa/kernels/native_backward.c")
-LIBRARY = "icasa/kernels/libicasa.so"
-FLAGS = "-O3 -std=gnu11 -fPIC -fopenmp -fno-math-errno -fno-trapping-math -Wall"
+LIBRARY = "icasa/kernels/libicasa.so"  # of this name on macOS too, where dlopen does not mind
+FLAGS = "-O3 -std=gnu11 -fPIC -fopenmp-simd -fno-math-errno -fno-trapping-math -Wall"
+LOAD = "import ctypes, sys; ctypes.CDLL(sys.argv[1]).icasa_interface()"
 
 
 def find_compiler() -> list[str]:
@@ -26,38 +29,61 @@ def find_compiler() -> list[str]:
     return shlex.split(os.environ.get("CC", "")) or found[:1] if os.name == "posix" else []
 
 
-def compile_native(root: Path) -> bool:
-    """Build the library in its place; print and say whether that went well, else remove it."""
-    library = root / LIBRARY
-    without = f"icasa: without {LIBRARY}, so that the CPU runs on torch operators"
-    compiler = find_compiler()
+def macos_flags(platform: str) -> tuple[list[str], list[str]]:
+    """Return what compiling and linking for macOS take: the architectures, late symbols."""
+    both = "-arch arm64 -arch x86_64" if platform.endswith("universal2") else ""
+    arch = shlex.split(os.environ.get("ARCHFLAGS", both))
+    name = f"-Wl,-install_name,@rpath/{Path(LIBRARY).name}"
+    return arch, [*arch, "-Wl,-undefined,dynamic_lookup", name]
+
+
+def compile_to(root: Path, linked: Path) -> None:
+    """Compile, link and, where it is for this machine, load the library; raise where that fails."""
+    compiler, platform = find_compiler(), sysconfig.get_platform()
     if not compiler:
-        library.unlink(missing_ok=True)
-        print(f"{without}: no C compiler")
-        return False
+        raise OSError("no C compiler was found")
+    arch, link = macos_flags(platform) if platform.startswith("macosx") else ([], [])
+    flags = [*FLAGS.split(), *arch, *shlex.split(os.environ.get("CFLAGS", ""))]
+    objects = [str(linked.with_name(f"{Path(source).stem}.o")) for source in SOURCES]
+    commands = [
+        [*compiler, *flags, "-c", str(root / source), "-o", to]
+        for source, to in zip(SOURCES, objects, strict=True)
+    ]
+    commands.append([*compiler, "-shared", *link, *objects, "-o", str(linked)])
+    if platform.endswith((os.uname().machine, "universal2")):  # else it is compiled for another
+        commands.append([sys.executable, "-c", LOAD, str(linked)])
+    for command in commands:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise OSError(f"{shlex.join(command)} failed:\n{done.stdout}{done.stderr}")
+
+
+def compile_native(root: Path) -> bool:
+    """Put the library into its place and say so; else remove it, print the reason, return False."""
+    library = root / LIBRARY
     with tempfile.TemporaryDirectory(dir=library.parent) as folder:
-        made = {source: str(Path(folder, f"{Path(source).stem}.o")) for source in SOURCES}
         linked = Path(folder, library.name)
-        compiling = ([*FLAGS.split(), "-c", str(root / s), "-o", made[s]] for s in SOURCES)
-        for command in (*compiling, ["-shared", *made.values(), "-o", str(linked)]):
-            try:
-                subprocess.run([*compiler, *command], capture_output=True, text=True, check=True)
-            except (OSError, subprocess.CalledProcessError) as error:
-                library.unlink(missing_ok=True)
-                print(f"{without}: {error}\n{getattr(error, 'stderr', '')}")
-                return False
+        try:
+            compile_to(root, linked)
+        except OSError as error:
+            library.unlink(missing_ok=True)
+            print(f"icasa: without {LIBRARY}, so that the CPU runs on torch operators: {error}")
+            return False
         linked.replace(library)  # at once, as other processes may have the old one in memory
-    print(f"icasa: built {LIBRARY} by {compiler[0]}")
+    print(f"icasa: built {LIBRARY} by {shlex.join(find_compiler())}")
     return True
 
 
 class NativeHook(BuildHookInterface):
-    """Puts the library into a wheel, which is then for one platform, or leaves the wheel pure."""
+    """Puts the library into a wheel, which is for one platform also where it has none."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Compile, also for an editable install, which uses the library in the source tree."""
         if compile_native(Path(self.root)):
-            platform = sysconfig.get_platform().replace("-", "_").replace(".", "_")
             build_data["artifacts"].append(LIBRARY)
-            build_data["pure_python"] = False
-            build_data["tag"] = f"py3-none-{platform}"
+        elif os.environ.get("ICASA_REQUIRE_C", "0") != "0":
+            raise RuntimeError("expected the C kernels to compile (ICASA_REQUIRE_C=1); see above")
+        # Never "any": on an index such a wheel would be taken before the sdist, which compiles.
+        platform = sysconfig.get_platform().replace("-", "_").replace(".", "_")
+        build_data["pure_python"] = False
+        build_data["tag"] = f"py3-none-{platform}"
