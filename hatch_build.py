@@ -1,4 +1,4 @@
-"""Build hook: compile the C in icasa/kernels into the wheel, or say why that failed.
+"""Build hooks: compile the C in icasa/kernels, and make the README the long description.
 
 A wheel is for one platform and any Python and torch: the library is plain C without Python's API, links
 no OpenMP, and takes its threads from the one that torch has loaded. ICASA_REQUIRE_C=1, for a release,
@@ -6,6 +6,7 @@ makes a build without the library fail; else the wheel runs on torch operators.
 """
 
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+from hatchling.metadata.plugin.interface import MetadataHookInterface
 
 SOURCES = ("icasa/kernels/native_forward.c", "icasa/kernels/native_backward.c")
 LIBRARY = "icasa/kernels/libicasa.so"  # of this name on macOS too, where dlopen does not mind
@@ -87,3 +89,13 @@ class NativeHook(BuildHookInterface):
         platform = sysconfig.get_platform().replace("-", "_").replace(".", "_")
         build_data["pure_python"] = False
         build_data["tag"] = f"py3-none-{platform}"
+
+
+class LongDescription(MetadataHookInterface):
+    """The README as an index shows it: its links into the repository would lead nowhere there."""
+
+    def update(self, metadata: dict[str, Any]) -> None:
+        """Set the readme, each relative link as its text alone."""
+        text = Path(self.root, "README.md").read_text(encoding="utf-8")
+        text = re.sub(r"\[([^\]]+)\]\((?!https?://)[^)]+\)", r"\1", text)
+        metadata["readme"] = {"content-type": "text/markdown", "text": text}

@@ -22,7 +22,7 @@ from icasa.kernels import backend
 from icasa.maps import AttentionMaps, attention_maps
 from icasa.optim import parameter_groups
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "AAM",

@@ -1,0 +1,116 @@
+/* Calls the library's operators on fixed inputs and prints what they give: sums of every result, so that
+   a build for another processor, run by an emulator, can be compared with this machine's.
+   Compile it with -I icasa/kernels and the library; with GNU's OpenMP (-lgomp) it has threads. */
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "planes.h"
+
+int icasa_attend(const void *, void *, float *, float *, const Net *, const Shape *);
+int icasa_attend_backward(const void *, const void *, void *, float *, const Net *,
+                          const Parameters *, const Shape *);
+int icasa_threads(void);
+
+enum { ROOM = 1 << 16, C = 32, M = 8, K = 3, GROUPS = 2, HALF = C / (2 * GROUPS) };
+
+static uint64_t state;
+
+static float uniform(float low, float high) {
+    state = state * 6364136223846793005u + 1442695040888963407u;
+    return low + (high - low) * (state >> 40) / (1 << 24);
+}
+
+static float *room(int64_t size, float low, float high) {
+    float *made = malloc(size * sizeof(float));
+    for (int64_t i = 0; i < size; i++)
+        made[i] = uniform(low, high);
+    return made;
+}
+
+static Parameters parameters(int ica, int sa) {
+    Parameters p = {.beta = room(1, 0.3f, 0.7f)};
+    float **axes[] = {&p.taps, &p.tap_bias, &p.mix, &p.mix_bias, p.to_axis, p.to_axis + 1,
+                      p.to_axis + 2, p.to_axis + 3, p.norm, p.norm + 1, p.norm + 2, p.norm + 3};
+    int64_t sizes[] = {C * K, C, M * C, M, C * M, C, C * M, C, M, M, M, M};
+    for (int i = 0; ica && i < 12; i++)
+        *axes[i] = room(sizes[i], i == 11 ? 0.5f : -0.5f, i == 11 ? 1.5f : 0.5f);
+    float **halves[] = {&p.w1, &p.b1, &p.w2, &p.b2, &p.group_weight, &p.group_bias};
+    for (int i = 0; sa && i < 6; i++)
+        *halves[i] = room(HALF, -0.5f, 0.5f);
+    return p;
+}
+
+static void print(const char *name, const void *of, int64_t size, int type) {
+    double sum = 0, weighted = 0, all = 0;
+    for (int64_t i = 0; i < size; i++) {
+        float value = 0;
+        if (type == FLOAT32)
+            value = ((const float *)of)[i];
+        else
+            widen((const uint16_t *)of + i, &value, 1, type);
+        sum += value;
+        weighted += value * cos(0.7 * i);
+        all += fabs(value);
+    }
+    printf("%s %.9e %.9e %.9e\n", name, sum, weighted, all);
+}
+
+static void *as_type(const float *from, int64_t size, int type) {
+    void *made = malloc(size * sizeof(float));
+    if (type == FLOAT32)
+        memcpy(made, from, size * sizeof(float));
+    else
+        narrow(from, made, size, type);
+    return made;
+}
+
+static void run(int ica, int sa, int type, int training, int threads, int64_t N, int64_t H, int64_t W) {
+    Shape d = {N, C, H, W, sa ? GROUPS : 0, type, threads};
+    Net net = {parameters(ica, sa), M, K, training, 1e-5f, 1e-5f, sa, ica};
+    Parameters to = parameters(ica, sa);
+    int64_t size = N * C * H * W;
+    void *x = as_type(room(size, -1, 3), size, type), *g = as_type(room(size, -1, 1), size, type);
+    void *y = room(size, 0, 0), *dx = room(size, 0, 0);
+    float *kept = room(ROOM, 0, 0), *statistics = room(2 * M, 0, 0);
+    printf("# ica %d sa %d type %d training %d threads %d N %d H %d W %d\n", ica, sa, type, training,
+           threads, (int)N, (int)H, (int)W);
+    Net evaluation = net;
+    evaluation.training = 0;
+    if (!icasa_attend(x, y, 0, 0, &evaluation, &d))
+        exit(1);
+    print("evaluation", y, size, type);
+    if (!icasa_attend(x, y, kept, statistics, &net, &d) ||
+        !icasa_attend_backward(g, x, dx, kept, &net, &to, &d))
+        exit(1);
+    print("y", y, size, type);
+    print("dx", dx, size, type);
+    if (ica && training)
+        print("statistics", statistics, 2 * M, FLOAT32);
+    if (ica) {
+        print("taps", to.taps, C * K, FLOAT32);
+        print("mix", to.mix, M * C, FLOAT32);
+        print("axis", to.to_axis[2], C * M, FLOAT32);
+        print("norm", to.norm[0], M, FLOAT32);
+    }
+    if (sa) {
+        print("w1", to.w1, HALF, FLOAT32);
+        print("w2", to.w2, HALF, FLOAT32);
+        print("group_bias", to.group_bias, HALF, FLOAT32);
+    }
+    if (ica && sa)
+        print("beta", to.beta, 1, FLOAT32);
+}
+
+int main(void) {
+    fprintf(stderr, "threads: %s\n", icasa_threads() ? "yes" : "no");
+    for (int part = 1; part < 4; part++)
+        for (int type = FLOAT32; type <= FLOAT16; type++)
+            for (int training = 0; training < 2; training++)
+                for (int threads = 1; threads < 4; threads += 2) {
+                    run(part & 1, part >> 1, type, training, threads, 3, 7, 5);
+                    run(part & 1, part >> 1, type, training, threads, 1, 19, 23);
+                }
+    return 0;
+}
