@@ -2,9 +2,10 @@
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from icasa._check import check_per_sample
+
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 def check_lengths(x: Tensor, lengths: Tensor | None) -> Tensor | None:
@@ -71,7 +72,7 @@ def batch_norm(norm: nn.Module, x: Tensor, valid: Tensor | None) -> Tensor:
 
     ``valid`` (N, *S) marks these; None means all.
     """
-    if valid is None or not (isinstance(norm, _BatchNorm) and norm.training):
+    if valid is None or not (isinstance(norm, BATCH_NORMS) and norm.training):
         return norm(x)  # type: ignore[no-any-return]
     last = x.movedim(1, -1)  # (N, *S, C)
     rows = last[valid]
