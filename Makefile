@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 ROOT ?=
 
-.PHONY: demo test lint types docs bench bench-check
+.PHONY: demo test lint types docs bench bench-check dist versions
 demo: .venv/examples
 	$(BIN)/python -m examples.ser.demo $(if $(ROOT),--ravdess "$(ROOT)")
 
@@ -24,6 +24,12 @@ bench: .venv/benchmarks
 
 bench-check: .venv/benchmarks
 	$(BIN)/python -m benchmarks.check
+
+dist: .venv/dist
+	PATH="$(CURDIR)/$(BIN):$$PATH" .ci/dist
+
+versions:
+	$(PYTHON) .ci/versions.py
 
 .venv/%: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
