@@ -1,8 +1,8 @@
 """Build hooks: compile the C in icasa/kernels, and make the README the long description.
 
-A wheel is for one platform and any Python and torch: the library is plain C without Python's API, links
-no OpenMP, and takes its threads from the one that torch has loaded. ICASA_REQUIRE_C=1, for a release,
-makes a build without the library fail; else the wheel runs on torch operators.
+A wheel is for one platform and any Python and torch: the library is plain C without Python's API,
+links no OpenMP, and takes its threads from the one that torch has loaded. ICASA_REQUIRE_C=1, for a
+release, makes a build without the library fail; else the wheel runs on torch operators.
 """
 
 import os

@@ -19,8 +19,8 @@ FAILURES = {
     "does not compile": ("echo no such flag >&2; exit 1", "no such flag"),
     "is no library": (f'{WRITE}echo none > "$to"', "invalid ELF header|file too short|mach-o"),
     "misses a function": (
-        f'{WRITE}case "$1" in -shared) exec cc -shared "$2" -o "$to";; esac; echo "{MISSING}" > "$to.c"; '
-        'exec cc -c -fPIC "$to.c" -o "$to"',
+        f'{WRITE}case "$1" in -shared) exec cc -shared "$2" -o "$to";; esac; '
+        f'echo "{MISSING}" > "$to.c"; exec cc -c -fPIC "$to.c" -o "$to"',
         "gone",
     ),
 }

@@ -11,8 +11,6 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
-import icasa
-
 ROOT = Path(__file__).parent.parent.parent
 DOCS = ROOT / "docs"
 sys.path.insert(0, str(DOCS))
