@@ -6,7 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#include "planes.h"
+#include "native.h"
 
 int icasa_attend(const void *, void *, float *, float *, const Net *, const Shape *);
 int icasa_attend_backward(const void *, const void *, void *, float *, const Net *,

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from examples.ser.report import write_csv
 from torch import nn
 
 import icasa
 from benchmarks.harness import Row, Settings, parser, settle
-from examples.ser.report import write_csv
 
 CHANNELS, SHAPE = 64, (1, 64, 7, 7)
 LAYERS: tuple[Callable[[int], nn.Module], ...] = (icasa.ICA, icasa.SA, icasa.ICASA)

@@ -52,7 +52,7 @@ def failure(request, tmp_path, monkeypatch):
 
 def initialize(root):
     data = {"artifacts": []}
-    hook = hatch_build.PlanesHook(str(root), {}, None, None, str(root), "wheel")
+    hook = hatch_build.NativeHook(str(root), {}, None, None, str(root), "wheel")
     hook.initialize("standard", data)
     return data
 
@@ -86,7 +86,7 @@ def test_a_release_requires_the_library(tree, failure, monkeypatch):
 
 def test_no_compiler_is_a_reason(tree, monkeypatch, capsys):
     monkeypatch.setattr(hatch_build, "find_compiler", list)
-    assert not hatch_build.compile_planes(tree)
+    assert not hatch_build.compile_native(tree)
     assert "no C compiler was found" in capsys.readouterr().out
 
 
