@@ -1,7 +1,11 @@
-"""One hypothesis profile for every test, and one thread, so that a run repeats itself."""
+"""One hypothesis profile and one thread for every test, and the CPU's backends."""
 
+import pytest
 import torch
 from hypothesis import HealthCheck, settings
+
+import icasa
+from icasa.kernels import native
 
 settings.register_profile(
     "ci",
@@ -13,3 +17,21 @@ settings.register_profile(
 )
 settings.load_profile("ci")
 torch.set_num_threads(1)
+
+
+@pytest.fixture
+def c_library():
+    """Skip where the C library was not built."""
+    if native.LIBRARY is None:
+        pytest.skip("the C kernels were not compiled at installation")
+
+
+@pytest.fixture(params=["torch", "c"])
+def backend(request, monkeypatch):
+    """Run the operators by PyTorch, and by the C library where it was built."""
+    if request.param == "torch":
+        monkeypatch.setattr(native, "LIBRARY", None)
+    elif native.LIBRARY is None:
+        pytest.skip("the C kernels were not compiled at installation")
+    assert icasa.backend() == request.param
+    return request.param

@@ -4,12 +4,14 @@
 gates. It computes in float64 whatever the type of the map, and autograd gives the gradients.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.overrides import enable_reentrant_dispatch
 
 Gate = Any  # a tensor, or None where the branch is missing
 
@@ -136,6 +138,16 @@ def compute(
     return mix(x, *(*found, groups, shuffle, residual)), statistics
 
 
+@contextmanager
+def differentiable() -> Iterator[None]:
+    """Let autograd work inside an operator, also below a dispatch mode, which switches it off."""
+    with torch.enable_grad(), ExitStack() as stack:
+        if not torch.zeros((), requires_grad=True).clone().requires_grad:
+            stack.enter_context(enable_reentrant_dispatch())
+            stack.enter_context(torch._C._DisableTorchDispatch())
+        yield
+
+
 def attend(x: Tensor, *layer: Any) -> Tensor:
     """Compute a layer in evaluation; see `ops`."""
     return attend_forward(x, *layer, False)[0]
@@ -162,14 +174,16 @@ def attend_backward(
     *options: Any,
 ) -> tuple[Tensor, list[Tensor], list[Tensor], Tensor]:
     """Return the gradients of `attend_forward`, which is computed again; see `ops`."""
-    inputs = [x, *ica, *sa] if beta is None else [x, *ica, *sa, beta]
-    inputs = [p.detach().double().requires_grad_() for p in inputs]
-    first, second = 1 + len(ica), 1 + len(ica) + len(sa)  # of sa, and of beta
-    layer = [*inputs[1:first], *saved], inputs[first:second], None if beta is None else inputs[-1]
-    with torch.enable_grad(), torch.autocast(x.device.type, enabled=False):
-        y, _ = compute(inputs[0], *layer, *options)
-        dx, *gradients = torch.autograd.grad(y, inputs, g.double())
-    gradients = [gradient.to(statistics_dtype(x.dtype)) for gradient in gradients]
-    dbeta = gradients[0].new_empty(0) if beta is None else gradients[-1]
-    dica, dsa = gradients[: first - 1], gradients[first - 1 : second - 1]
-    return dx.to(x.dtype).contiguous(), dica, dsa, dbeta
+
+    def forward(x: Tensor, ica: Any, sa: Any, beta: Any) -> Tensor:
+        return compute(x, [*ica, *saved], sa, *(beta or [None]), *options)[0]
+
+    layer = ica, sa, [] if beta is None else [beta]
+    inputs: list[Any] = [x.double(), *([p.double() for p in tensors] for tensors in layer)]
+    with differentiable(), torch.autocast(x.device.type, enabled=False):
+        pull = torch.func.vjp(forward, *inputs)[1]
+        dx, *gradients = pull(g.double())
+    dtype = statistics_dtype(x.dtype)
+    dica, dsa, dbeta = ([p.to(dtype) for p in tensors] for tensors in gradients)
+    none = x.new_empty(0, dtype=dtype)
+    return dx.to(x.dtype).contiguous(), dica, dsa, dbeta[0] if dbeta else none

@@ -3,104 +3,115 @@
 import pytest
 import torch
 
-from icasa.kernels import OPS
+from icasa.kernels import OPS, native, reference
 from tests.strategies import seeded
 
-N, C, H, W = 2, 12, 3, 5
+PARTS = ("ica", "sa", "ica sa")
+each_part = pytest.mark.parametrize("parts", PARTS)
+modes = pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+DTYPES = [torch.float32, torch.float64, torch.bfloat16]
+each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 
 
-def draw(*shape, dtype, seed):
-    return torch.rand(shape, generator=seeded(seed), dtype=torch.float64).to(dtype)
+def draw(shape, dtype):
+    return torch.rand(shape, generator=seeded(sum(shape)), dtype=torch.float64).to(dtype)
 
 
-def gates(parts, groups, dtype):
-    """The gates of `mix` for the parts "ica", "sa" or both, and its options."""
-    small = torch.float64 if dtype == torch.float64 else torch.float32
-    shapes = [(N, C, H), (N, C, W), (1,), *[(N, C // 2)] * 4]
-    given = ["ica" in parts] * 2 + [parts == "ica sa"] + ["sa" in parts] * 4
-    drawn = [
-        draw(*shape, dtype=small, seed=k) if use else None
-        for k, (shape, use) in enumerate(zip(shapes, given, strict=True))
-    ]
-    return (*drawn, groups, True, True)
+def arguments(parts, dtype, *mode):
+    """x and a layer of the parts "ica", "sa" or both, as the operators take them."""
+    shapes = [(12, 1, 3), (12,), (8, 12, 1), (8,), *[(12, 8, 1), (12,)] * 2, *[(8,)] * 4]
+    ica, sa = ([draw(s, dtype) for s in sizes] for sizes in (shapes, [(2,)] * 6))
+    for p in ica[:11]:
+        p -= 0.5  # all positive they would close no gate; the last is a variance
+    x, beta = draw((2, 12, 3, 5), dtype), draw((1,), dtype) if parts == "ica sa" else None
+    ica, sa = ica if "ica" in parts else [], sa if "sa" in parts else []
+    return x, ica, sa, beta, 1e-5, 1e-5, 3 * bool(sa), bool(sa), True, *mode
 
 
-def given(moments):
-    """What `moments_backward` takes after x, with the moments as their own gradients."""
-    z_h, z_w, s, mean, lost, var = moments
-    return z_h, z_w, s, mean, var, mean, lost
+def backward(forward):
+    """What `attend_backward` takes, for these arguments of `attend_forward`."""
+    x, ica, *rest = forward
+    _, saved, _ = OPS.attend_forward(*forward)
+    return draw(x.shape, x.dtype).flip(3), x, saved, ica[:10], *rest
 
 
-@pytest.mark.parametrize("parts", ["ica", "sa", "ica sa"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
-def test_pass_opcheck(parts, dtype, body):
-    groups = 3 if "sa" in parts else 0
-    x, g = (draw(N, C, H, W, dtype=dtype, seed=k) for k in (8, 9))
-    options = ("ica" in parts, groups)
-    moments = OPS.moments(x, *options)
-    mixing = gates(parts, groups, dtype)
-    for name, arguments in {
-        "moments": (x, *options),
-        "mix": (x, *mixing),
-        "mix_backward": (g, x, *mixing),
-        "moments_backward": (g, x, *given(moments), *options),
-    }.items():
-        torch.library.opcheck(getattr(OPS, name), arguments)
+def flat(outputs):
+    return [t for o in outputs for t in (o if isinstance(o, list) else [o])]
 
 
-@pytest.mark.parametrize("shape", [(0, 12, 3, 5), (2, 12, 1, 1), (1, 12, 17, 64), (3, 12, 1, 129)])
-def test_moments_are_means_and_a_centred_variance(shape, body):
-    x = torch.randn(shape, generator=seeded(0)) + 1000
-    z_h, z_w, s, mean, lost, var = OPS.moments(x, True, 3)
-    exact = x.double()
-    torch.testing.assert_close(z_h.double(), exact.mean(3), rtol=3e-7, atol=0)
-    torch.testing.assert_close(z_w.double(), exact.mean(2), rtol=3e-7, atol=0)
-    split = exact.unflatten(1, (3, 2, 2))
-    first, second = (split[:, :, half].flatten(1, 2) for half in (0, 1))
-    torch.testing.assert_close(s.double(), first.mean((2, 3)), rtol=3e-7, atol=0)
-    torch.testing.assert_close(mean.double(), second.mean((2, 3)), rtol=3e-7, atol=0)
-    exactly = mean.double() + lost  # float32 is 3e-5 apart at 1000
-    torch.testing.assert_close(exactly, second.mean((2, 3)), rtol=0, atol=1e-6)
-    variance = (second - second.mean((2, 3), keepdim=True)).square().mean((2, 3))
-    torch.testing.assert_close(var.double(), variance, rtol=1e-5, atol=1e-7)
+@each_part
+@each_dtype
+def test_attend_passes_opcheck(parts, dtype, backend):
+    torch.library.opcheck(OPS.attend.default, arguments(parts, dtype))
 
 
-@pytest.mark.parametrize("parts", ["ica", "sa", "ica sa"])
-def test_backward_reads_what_it_is_given_and_writes_anew(parts, body):
-    groups = 3 if "sa" in parts else 0
-    x, g = (draw(N, C, H, W, dtype=torch.float32, seed=k) for k in (8, 9))
-    mixing = gates(parts, groups, torch.float32)
-    moments = OPS.moments(x, "ica" in parts, groups)
-    before = x.clone(), g.clone()
-    OPS.mix_backward(g, x, *mixing)
-    OPS.moments_backward(g, x, *given(moments), "ica" in parts, groups)
-    assert torch.equal(x, before[0])
-    assert torch.equal(g, before[1])
+@modes
+@each_part
+@each_dtype
+def test_forward_and_backward_pass_opcheck(parts, dtype, training, backend):
+    forward = arguments(parts, dtype, training)
+    torch.library.opcheck(OPS.attend_forward.default, forward)
+    torch.library.opcheck(OPS.attend_backward.default, backward(forward))
 
 
-@pytest.mark.parametrize("parts", ["ica", "sa", "ica sa"])
-def test_any_strides_give_the_same(parts, body):
-    groups = 3 if "sa" in parts else 0
-    x, g = (draw(N, C, H, W, dtype=torch.float32, seed=k) for k in (8, 9))
-    *given, groups, shuffle, residual = gates(parts, groups, torch.float32)
-    strided = [t if t is None else torch.stack((t, -t), -1)[..., 0] for t in (g, x, *given)]
-    wanted = OPS.mix_backward(g, x, *given, groups, shuffle, residual)
-    for got, value in zip(
-        OPS.mix_backward(*strided, groups, shuffle, residual), wanted, strict=True
-    ):
-        assert torch.equal(got, value)
+def strided(value):
+    if isinstance(value, list):
+        return [strided(t) for t in value]
+    return torch.stack((value, -value), -1)[..., 0] if isinstance(value, torch.Tensor) else value
 
 
-def test_the_gradient_of_the_variance_is_of_values_about_the_exact_mean(body):
-    x, dx = (draw(N, C, H, W, dtype=torch.float32, seed=k) for k in (8, 9))
-    ds, dmean, dvar, mean, lost = (
-        draw(N, C // 2, dtype=torch.float32, seed=k) for k in range(5)
-    )  # lost is as large as mean
-    got = OPS.moments_backward(dx, x, *[torch.empty(0)] * 2, ds, dmean, dvar, mean, lost, False, 3)
-    halves = torch.stack((ds, dmean), 1).unflatten(2, (3, 2)).movedim(1, 2).flatten(1, 3)
-    wanted = dx + halves[..., None, None] / (H * W)
-    spatial = wanted.unflatten(1, (3, 2, 2))[:, :, 1].flatten(1, 2)  # a copy
-    centred = x.unflatten(1, (3, 2, 2))[:, :, 1].flatten(1, 2) - (mean + lost)[..., None, None]
-    spatial += 2 / (H * W) * dvar[..., None, None] * centred
-    wanted.unflatten(1, (3, 2, 2))[:, :, 1] = spatial.unflatten(1, (3, 2))
-    torch.testing.assert_close(got, wanted)
+@modes
+@each_part
+def test_any_strides_give_the_same(parts, training, backend):
+    forward = arguments(parts, torch.float32, training)
+    calls = {
+        "attend": forward[:-1],
+        "attend_forward": forward,
+        "attend_backward": backward(forward),
+    }
+    for name, given in calls.items():
+        operator = getattr(OPS, name)
+        if name == "attend_backward":  # saved is the backend's own
+            other = [*map(strided, given[:2]), given[2], *map(strided, given[3:])]
+        else:
+            other = [*map(strided, given)]
+        outputs = [operator(*args) for args in (given, other)]
+        pairs = zip(*(flat([o] if name == "attend" else o) for o in outputs), strict=True)
+        assert all(torch.equal(a, b) for a, b in pairs), name
+
+
+@modes
+@each_part
+def test_the_arguments_are_not_changed(parts, training, backend):
+    forward = arguments(parts, torch.float32, training)
+    given = backward(forward)
+    before = [t.clone() for t in flat(given) if isinstance(t, torch.Tensor)]
+    OPS.attend_forward(*forward)
+    OPS.attend_backward(*given)
+    after = [t for t in flat(given) if isinstance(t, torch.Tensor)]
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+
+
+@modes
+@each_part
+def test_the_c_computes_what_the_specification_does(parts, training, c_library):
+    forward = arguments(parts, torch.float32, training)
+    assert native.serves(*forward[:2])
+    y, saved, statistics = native.attend_forward(*forward)
+    exact, exact_saved, exact_statistics = reference.attend_forward(*forward)
+    torch.testing.assert_close(y, exact)
+    torch.testing.assert_close(statistics, exact_statistics)
+    x, ica, *rest = forward
+    given = draw(x.shape, x.dtype).flip(3), x
+    got = native.attend_backward(*given, saved, ica[:10], *rest)
+    exact = reference.attend_backward(*given, exact_saved, ica[:10], *rest)
+    unit = max(t.norm() for t in flat(exact)) / 10  # of a gradient whose terms cancel
+    for a, b in zip(flat(got), flat(exact), strict=True):
+        assert (a - b).norm() <= 1e-5 * (b.norm() + unit)
+
+
+def test_an_empty_batch_leaves_the_running_statistics():
+    x, ica, *rest = arguments("ica", torch.float32, True)
+    y, _, statistics = OPS.attend_forward(x[:0], ica, *rest)
+    assert y.shape == (0, *x.shape[1:])
+    torch.testing.assert_close(statistics, torch.stack(ica[10:]))

@@ -60,28 +60,30 @@ def attend_backward(
 ) -> tuple[Tensor, list[Tensor], list[Tensor], Tensor]:
     """Return the gradients; the gates are computed again, by PyTorch, from the saved moments."""
     g, x = g.contiguous(), x.contiguous()
-    inputs = [*saved[:6], *ica, *sa] if beta is None else [*saved[:6], *ica, *sa, beta]
-    inputs = [p.detach().float().requires_grad_() for p in inputs]
-    first, second = 6 + len(ica), 6 + len(ica) + len(sa)  # of sa, and of beta
-    layer = (
-        [*inputs[6:first], *saved[6:]],
-        inputs[first:second],
-        None if beta is None else inputs[-1],
-    )
-    with torch.enable_grad(), torch.autocast(x.device.type, enabled=False):
-        found, _ = reference.gates(inputs[:6], *layer, norm_eps, group_eps, training)
-    fixed: list[Any] = [gate if gate is None else gate.detach().contiguous() for gate in found]
-    dx, *dgates = mix.mix_backward(g, x, *(*fixed, groups, shuffle, residual))
-    # The gate of Eq. 14 holds the mean too; what mean_lo receives is a part of its gradient.
-    dgates.append(-fixed[4] * dgates[5] if sa else dgates[5])
-    pairs = [pair for pair in zip(found, dgates, strict=True) if pair[0] is not None]
-    outputs, upstream = zip(*pairs, strict=True)
-    gradients = list(torch.autograd.grad(outputs, inputs, upstream, materialize_grads=True))
-    dz_h, dz_w, ds, dmean, _, dvar = (gradient.contiguous() for gradient in gradients[:6])
+    there: list[bool] = []  # the gates that this layer has
+
+    def gate(means: Any, ica: Any, sa: Any, beta: Any) -> list[Tensor]:
+        layer = [*ica, *saved[6:]], sa, *(beta or [None]), norm_eps, group_eps, training
+        found, _ = reference.gates(means, *layer)
+        there[:] = [value is not None for value in found]
+        return [value for value in found if value is not None]
+
+    layer = saved[:6], ica, sa, [] if beta is None else [beta]
+    inputs = [[p.float() for p in tensors] for tensors in layer]
+    with reference.differentiable(), torch.autocast(x.device.type, enabled=False):
+        found, pull, *_ = torch.func.vjp(gate, *inputs)
+        rest = iter(found)
+        mixing: list[Any] = [next(rest).contiguous() if given else None for given in there]
+        dx, *dgates = mix.mix_backward(g, x, *(*mixing, groups, shuffle, residual))
+        # The gate of Eq. 14 holds the mean too; what mean_lo receives is a part of its gradient.
+        dgates.append(-mixing[4] * dgates[5] if sa else dgates[5])
+        dmeans, dica, dsa, dbeta = pull(
+            [d for d, given in zip(dgates, there, strict=True) if given]
+        )
+    dz_h, dz_w, ds, dmean, _, dvar = (gradient.contiguous() for gradient in dmeans)
     small = dz_h, dz_w, ds, dmean, dvar, saved[3], saved[4]
     dx = moments.moments_backward(dx, x, *(*small, bool(ica), groups))
-    dbeta = x.new_empty(0, dtype=torch.float32) if beta is None else gradients[-1]
-    return dx, gradients[6:first], gradients[first:second], dbeta
+    return dx, dica, dsa, dbeta[0] if dbeta else x.new_empty(0, dtype=torch.float32)
 
 
 def on_cuda(x: Tensor, ica: Sequence[Tensor]) -> Any:

@@ -1,0 +1,119 @@
+"""The C library: what it reads and writes, its threads, and a library that cannot be used."""
+
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+
+import icasa
+from icasa.kernels import native
+from tests.kernels.test_attend import CASES, every_class, make
+from tests.strategies import seeded
+
+pytestmark = pytest.mark.usefixtures("c_library")
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+@pytest.mark.parametrize(("channels", "shape", "options"), CASES)
+@every_class
+def test_what_is_saved_fills_its_memory_and_no_more(
+    cls, channels, shape, options, training, monkeypatch
+):
+    x, spaces, right = torch.randn(shape[0], channels, *shape[1:]), [], native.empty_saved
+
+    def poisoned(*layer):
+        saved, statistics = right(*layer)
+        spaces.append((saved.new_full((len(saved) + 99,), float("nan")), len(saved)))
+        return spaces[0][0], statistics
+
+    monkeypatch.setattr(native, "empty_saved", poisoned)
+    make(cls, channels, **options).train(training)(x)
+    ((space, size),) = spaces
+    assert not space[:size].isnan().any()
+    assert space[size:].isnan().all()
+
+
+@every_class
+def test_the_threads_and_the_other_samples_change_no_bit(cls):
+    layer, x = make(cls, 16), torch.randn(16, 16, 40, 33, generator=seeded(5))
+    outcomes, threads = [], torch.get_num_threads()
+    try:
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            leaf = x.clone().requires_grad_()
+            layer.zero_grad()
+            layer(leaf).square().sum().backward()
+            with torch.no_grad():
+                y = layer(x)
+                few = torch.cat([layer(part) for part in x.split(3)])
+            outcomes.append([leaf.grad, y, *(p.grad.clone() for p in layer.parameters())])
+            assert torch.equal(y, few)
+    finally:
+        torch.set_num_threads(threads)
+    for other in outcomes[1:]:
+        for value, same in zip(outcomes[0], other, strict=True):
+            assert torch.equal(value, same)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_half_types_are_read_and_rounded_as_torch_does(dtype):
+    every = torch.arange(1 << 16, dtype=torch.int32).to(torch.uint16).view(dtype)
+    finite = every[every.isfinite()]
+    x = torch.stack((finite, finite.flip(0)))[None, :, None].contiguous()
+    layer = icasa.SA(2, groups=1, shuffle=False, fused=True, dtype=dtype)
+    for bias, share in ((100.0, 1.0), (0.0, 0.5), (-1.0, torch.tensor(-1.0).sigmoid())):
+        layer.channel_bias.data.fill_(bias)
+        with torch.no_grad():
+            y = layer(x)
+        assert torch.equal(y[:, 0], (x[:, 0].float() * share).to(dtype))
+    flushed = torch.set_flush_denormal(True)
+    try:
+        y = layer(x)
+        torch.testing.assert_close(y[:, 0], (x[:, 0].float() * share).to(dtype), rtol=0, atol=1e-7)
+    finally:
+        torch.set_flush_denormal(not flushed)
+    x[..., 0] = float("nan")
+    assert layer(x)[0, 0].isnan().all()
+    x[..., 0] = float("inf")
+    assert layer(x)[0, 0, 0, 0].isnan()
+
+
+def test_a_library_of_another_version_is_left_for_torch(monkeypatch):
+    path = Path(native.__file__).with_name("libicasa.so")
+    monkeypatch.setattr(native, "INTERFACE", native.INTERFACE + 1)
+    library, failure = native._load(path)
+    assert library is None
+    assert "of version" in failure
+    assert "install icasa again" in failure
+
+
+def test_a_library_that_cannot_be_loaded_is_reported_once_and_when_it_is_used(
+    monkeypatch, tmp_path
+):
+    (tmp_path / "broken.so").write_text("not a library")
+    library, failure = native._load(tmp_path / "broken.so")
+    monkeypatch.setattr(native, "LIBRARY", library)
+    monkeypatch.setattr(native, "_failure", failure)
+    layer, x = make(icasa.SA, fused=None), torch.randn(2, 8, 3, 5)
+    with pytest.warns(RuntimeWarning, match="the CPU uses PyTorch's operators: .*broken.so"):
+        layer(x)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        layer(x)
+        assert icasa.backend() == "torch"
+
+
+def test_no_library_is_no_failure(tmp_path):
+    assert native._load(tmp_path / "missing.so") == (None, "")
+
+
+def test_a_library_of_one_thread_is_used_where_that_is_faster(monkeypatch):
+    small, large = torch.empty(1, 8, 3, 5), torch.empty(1, 8, 64, 64)
+    assert large.numel() >= native.PARALLEL
+    monkeypatch.setattr(native, "THREADED", False)
+    for threads, faster in ((1, True), (2, False)):
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        assert native.is_faster(small)
+        assert native.is_faster(large) == faster
+        assert native.serves(large)
