@@ -44,7 +44,7 @@ def test(version: str, age: str) -> bool:
     print(f"versions: Python {version}, {' '.join(needs)}", flush=True)
     subprocess.run([f"python{version}", "-m", "venv", "--clear", folder], check=True)
     pip = [python, "-m", "pip", "install", "--quiet"]
-    subprocess.run([*pip, *needs, "pytest", "hypothesis", str(ROOT)], check=True)
+    subprocess.run([*pip, *needs, "pytest", "hypothesis", "scipy", str(ROOT)], check=True)
     return not subprocess.run([ROOT / ".ci" / "library", python], check=False).returncode
 
 
