@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from icasa._places import CHANNEL_FIRST, HANDLE, LAYERS, Place, find_places
+from icasa._places import CHANNEL_FIRST, HANDLE, Place, find_places
 from icasa._trace import Trace
+from icasa.attention import LAYERS
 
 Layer = Callable[[int], nn.Module]  # from channels
 # Methods that fold norms into convolutions, or branches into one.

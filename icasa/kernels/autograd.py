@@ -36,25 +36,27 @@ class _Attend(torch.autograd.Function):
         ica, sa, beta, running = _cut(tensors, counts)
         layer = [*ica, *running], sa, beta[0] if beta else None
         y, saved, statistics = OPS.attend_forward(x, *layer, *options)
-        ctx.save_for_backward(x, *ica, *sa, *beta, *saved)
+        # Weights and biases alternate, and a bias may change in place before the backward.
+        ctx.save_for_backward(x, *ica[::2], *sa[::2], *beta, *saved)
         ctx.mark_non_differentiable(statistics)
         ctx.counts, ctx.running, ctx.options = counts, len(running), options
+        ctx.dtypes = [p.dtype for p in (*ica, *sa, *beta)]
         return y, statistics
 
     @staticmethod
     @_once
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, *tensors = ctx.saved_tensors
-        ica, sa, beta, saved = _cut(tensors, ctx.counts)
+        ica, sa, beta, saved = _cut(tensors, [count - count // 2 for count in ctx.counts])
         layer = saved, ica, sa, beta[0] if beta else None
         dx, dica, dsa, dbeta = OPS.attend_backward(grads[0].contiguous(), x, *layer, *ctx.options)
-        pairs = zip([*ica, *sa, *beta], [*dica, *dsa, *[dbeta] * len(beta)], strict=True)
-        gradients = [gradient.to(p.dtype) for p, gradient in pairs]
+        pairs = zip([*dica, *dsa, *[dbeta] * len(beta)], ctx.dtypes, strict=True)
+        gradients = [gradient.to(dtype) for gradient, dtype in pairs]
         return dx, None, None, *gradients, *[None] * ctx.running
 
 
 def _cut(tensors: Sequence[Tensor], counts: Sequence[int]) -> list[list[Tensor]]:
-    """Return the parameters of ICA and of SA, beta, and the tensors after them."""
+    """Return what belongs to ICA, to SA and to beta, and the tensors after them."""
     rest = iter(tensors)
     return [*([next(rest) for _ in range(count)] for count in counts), list(rest)]
 

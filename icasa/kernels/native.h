@@ -2,8 +2,13 @@
    and written plane by plane, and what is small.
 
    The threads are those of the OpenMP that torch has loaded (see parallel_for). Each plane is summed
-   by one thread in one order, so that no result depends on their number. Sums are in float32 over a
-   short stretch, of values about some mean where that matters, and these stretches in float64. */
+   by one thread in one order, so that no result depends on their number.
+
+   Exactness: a loud part of a map must not spoil the quiet rest. What is summed over a map or a
+   batch may cancel, so these sums are in float64: of rows, columns, planes and their squares. A
+   product that is summed over at most BLOCK elements whose terms matter as they are is summed in
+   float32 over this stretch, and these stretches in float64. No value is taken about a mean that
+   may be large beside it. */
 
 #pragma once
 
@@ -92,32 +97,42 @@ typedef struct {
     int32_t shuffle, residual;
 } Net;
 
-/* What the forward leaves to the backward. Of each coordinate gate: the gates, the means without
-   those of their channel, and the bottleneck before the norm's weight and bias. Of each plane of
-   either half of SA: its gate and mean, or the line a (x - mean) + b, the mean as a float32 number
-   and what this lacks, and 1 / deviation. */
+/* What the forward leaves to the backward. Of ICA: the gates, coded, the means z about `z_shift` of their
+   channel, and the bottleneck before the norm's weight and bias. Of each plane of either half of
+   SA: its gate and mean s, or 1 / deviation and the mean in two parts. Last, as a bias may change
+   before the backward, what this reads of them: those of the taps, of the norm and of the
+   GroupNorm, and the constant of Eq. 14. */
 typedef struct {
-    float *g_h, *g_w, *z, *z_mean, *hat, *scale;
-    float *gate, *s, *a, *b, *mean, *lost, *rstd;
+    float *g_h, *g_w, *z, *z_shift, *hat, *scale, *tap_bias, *norm_bias;
+    float *gate, *s, *mean, *mean_lo, *rstd, *group_bias, *constant;
 } Kept;
 
-static Kept kept_in(float *room, const Net *net, Shape d) {
+/* The parts of `room`, and in `size`, unless null, how many elements they have together. */
+static Kept kept_in(float *room, const Net *net, Shape d, int64_t *size) {
     Kept k = {0};
-    int64_t planes = d.N * d.C, L = d.H + d.W;
+    float *start = room;
+    int64_t planes = d.N * d.C, L = d.H + d.W, half = d.groups ? d.C / (2 * d.groups) : 0;
     if (net->of.taps) {
         k.g_h = room;
         k.g_w = k.g_h + planes * d.H;
         k.z = k.g_w + planes * d.W;
-        k.z_mean = k.z + planes * L;
-        k.hat = k.z_mean + d.C;
+        k.hat = k.z + planes * L;
         k.scale = k.hat + d.N * net->M * L;
-        room = k.scale + net->M;
+        k.norm_bias = k.scale + net->M;
+        k.z_shift = k.norm_bias + net->M;
+        k.tap_bias = k.z_shift + d.C;
+        room = k.tap_bias + d.C;
     }
     if (net->of.w1) {
-        float **each[] = {&k.gate, &k.s, &k.a, &k.b, &k.mean, &k.lost, &k.rstd};
-        for (int i = 0; i < 7; i++, room += planes / 2)
+        float **each[] = {&k.gate, &k.s, &k.mean, &k.mean_lo, &k.rstd};
+        for (int i = 0; i < 5; i++, room += planes / 2)
             *each[i] = room;
+        k.group_bias = room;
+        k.constant = k.group_bias + half;
+        room = k.constant + half;
     }
+    if (size)
+        *size = room - start;
     return k;
 }
 
@@ -214,11 +229,11 @@ INLINE void write(void *y, int64_t at, const float *made, Shape d) {
         narrow(made, (uint16_t *)y + at, d.H * d.W, d.type);
 }
 
-/* 1 / (1 + exp(-t)); exp(u) = 2^n exp(r) with |r| <= ln 2 / 2, by its series to r^7 (2^-27). */
-INLINE float sigmoid(float t) {
+/* exp(-t) = 2^n exp(r) with |r| <= ln 2 / 2, by its series to r^7 (2^-27); infinity below -88.4. */
+INLINE float exp_minus(float t) {
     const float whole = 12582912.0f; /* 1.5 * 2^23: added and taken off, it rounds to integers */
     float u = -t;
-    u = u < -87.0f ? -87.0f : u > 88.0f ? 88.0f : u;
+    u = u < -87.0f ? -87.0f : u > 89.0f ? 89.0f : u;
     float n = (u * 1.44269504f + whole) - whole;
     float r = (u - n * 0.693359375f) + n * 2.12194440e-4f; /* ln 2 in two parts */
     float e = 1.0f / 5040;
@@ -229,20 +244,48 @@ INLINE float sigmoid(float t) {
     e = e * r + 0.5f;
     e = e * r + 1.0f;
     e = e * r + 1.0f;
-    union {
-        uint32_t bits;
-        float value;
-    } power = {((uint32_t)((int32_t)n + 127)) << 23};
-    return 1.0f / (1.0f + e * power.value);
+    return e * ((Float){((uint32_t)((int32_t)n + 127)) << 23}).value;
+}
+
+INLINE float sigmoid(float t) { return 1.0f / (1.0f + exp_minus(t)); }
+
+/* Likewise, and 1 - sigmoid(t), which by subtraction would lose its digits near 0. */
+INLINE float sigmoid_and_rest(float t, float *rest) {
+    float e = exp_minus(t), s = 1.0f / (1.0f + e), es = e * s;
+    *rest = es < 1.0f ? es : 1.0f; /* also where e is infinite and s is 0 */
+    return s;
+}
+
+/* A gate g above a half is kept as g - 1, of which float32 has more digits; hence it, and its
+   derivative g (1 - g). */
+INLINE float coded_sigmoid(float t) {
+    float rest, s = sigmoid_and_rest(t, &rest);
+    return s <= 0.5f ? s : -rest;
+}
+
+INLINE float gate_of(float code) { return code < 0 ? 1 + code : code; }
+
+INLINE double gate_slope(double code) {
+    if (code >= 0)
+        return code * (1 - code);
+    return code > -0x1p-53 ? 0 : -code * (1 + code); /* 0 as in float64 */
+}
+
+/* Gates of a line; returns `to`. */
+VECTORISED static const float *decode(const float *restrict code, float *restrict to, int64_t size) {
+    LANES
+    for (int64_t i = 0; i < size; i++)
+        to[i] = gate_of(code[i]);
+    return to;
 }
 
 /* h_swish and its derivative */
-INLINE float h_swish(float t) {
-    float ramp = t + 3;
-    return t * (ramp < 0 ? 0 : ramp > 6 ? 6 : ramp) / 6;
+INLINE double h_swish(double t) {
+    double ramp = t + 3;
+    return t * ((ramp < 0 ? 0 : ramp > 6 ? 6 : ramp) / 6); /* t times 6 may be infinite */
 }
 
-INLINE float h_swish_slope(float t) { return t < -3 ? 0 : t > 3 ? 1 : t / 3 + 0.5f; }
+INLINE double h_swish_slope(double t) { return t < -3 ? 0 : t > 3 ? 1 : t / 3 + 0.5f; }
 
 /* Up to TILE positions of one axis of one sample. */
 typedef struct {

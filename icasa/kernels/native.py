@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from icasa.kernels.reference import statistics_dtype
+from icasa.kernels.sizes import WIDEST, check_like, width_and_taps
 
-INTERFACE = 3  # as the C has it: to be raised with every change of a function's arguments
+INTERFACE = 4  # as the C has it: to be raised with every change of a function's arguments
 PARALLEL = 1 << 15  # elements below which a second thread costs more than it saves
-WIDEST = 64  # most channels M and taps k that the C holds in registers
 TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 
 # The structures of native.h: packing one takes a tenth of the time of ctypes.
@@ -60,7 +60,7 @@ def serves(x: Tensor, ica: Sequence[Tensor] = ()) -> bool:
         return is_built()
     if x.dtype not in TYPES or x.device.type != "cpu" or x.numel() == 0:
         return False
-    return not ica or max(ica[2].shape[0], ica[0].shape[2]) <= WIDEST
+    return not ica or max(width_and_taps(ica)) <= WIDEST
 
 
 def is_faster(x: Tensor, ica: Sequence[Tensor] = ()) -> bool:
@@ -75,22 +75,28 @@ def empty_saved(
 ) -> tuple[Tensor, Tensor]:
     """Return the vector that the forward saves and the statistics of the batch, to be filled."""
     N, C, H, W = x.shape
-    M = len(ica[2]) if ica else 0
-    axes = (2 * N * C + N * M) * (H + W) + C + M if ica else 0
-    saved = x.new_empty(axes + (7 * (N * C // 2) if sa else 0), dtype=torch.float32)
+    M, half = width_and_taps(ica)[0] if ica else 0, len(sa[0]) if sa else 0
+    axes = (2 * N * C + N * M) * (H + W) + 2 * (C + M) if ica else 0
+    planes = 5 * (N * C // 2) + 2 * half if sa else 0
+    saved = x.new_empty(axes + planes, dtype=torch.float32)
     return saved, saved.new_empty(2, M if training else 0)
 
 
 def empty_gradients(
     x: Tensor, ica: Sequence[Tensor], sa: Sequence[Tensor], beta: Tensor | None
 ) -> tuple[list[Tensor], list[Tensor], Tensor]:
-    """Return the gradients of the parameters, to be filled."""
+    """Return the gradients of the parameters, to be filled; ``ica`` and ``sa`` are the weights."""
     dtype = statistics_dtype(x.dtype)
-    dica, dsa = ([x.new_empty(p.shape, dtype=dtype) for p in part] for part in (ica, sa))
+    dica, dsa = (
+        [x.new_empty(shape, dtype=dtype) for p in part for shape in (p.shape, p.shape[:1])]
+        for part in (ica, sa)
+    )
     return dica, dsa, x.new_empty(0 if beta is None else 1, dtype=dtype)
 
 
-def _in_order(ica: Sequence[Tensor], sa: Sequence[Tensor], beta: Tensor | None) -> list[Any]:
+def _in_order(
+    ica: Sequence[Tensor | None], sa: Sequence[Tensor | None], beta: Tensor | None
+) -> list[Any]:
     """Return a layer's tensors in the order of native.h, None where one is missing."""
     return [*ica, *[None] * (12 - len(ica)), *sa, *[None] * (6 - len(sa)), beta]
 
@@ -105,8 +111,8 @@ def _shape(x: Tensor, groups: int) -> bytes:
 
 
 def _pack(
-    ica: Sequence[Tensor],
-    sa: Sequence[Tensor],
+    ica: Sequence[Tensor | None],
+    sa: Sequence[Tensor | None],
     beta: Tensor | None,
     norm_eps: float,
     group_eps: float,
@@ -115,7 +121,8 @@ def _pack(
     training: bool,
 ) -> tuple[bytes, Any]:
     """Return a layer as the C reads it, and its tensors, which must live as long as the call."""
-    M, K = (len(ica[2]), ica[0].shape[2]) if ica else (0, 0)
+    # Of the map to H: the backward has no biases.
+    M, K = (ica[4].shape[1], ica[0].shape[2]) if ica else (0, 0)  # type: ignore[union-attr]
     tensors = [
         # One that is float32 and contiguous is taken as it is, which saves two calls for each.
         p
@@ -127,7 +134,12 @@ def _pack(
     return NET.pack(*_addresses(tensors), M, K, *options), tensors
 
 
-def _check(done: int) -> None:
+def _spaced(weights: Sequence[Tensor]) -> list[Tensor | None]:
+    """Return the weights with None in the places of the biases, which the C has saved."""
+    return [p for weight in weights for p in (weight, None)]
+
+
+def _check_memory(done: int) -> None:
     if not done:
         raise MemoryError("expected memory for the gates, got none; give fewer samples at a time")
 
@@ -151,7 +163,7 @@ def _attend(
     y = torch.empty_like(x)
     layer, _held = _pack(ica, sa, beta, norm_eps, group_eps, shuffle, residual, training)
     maps = _addresses((x, y, saved, statistics))
-    _check(LIBRARY.icasa_attend(*maps, layer, _shape(x, groups)))
+    _check_memory(LIBRARY.icasa_attend(*maps, layer, _shape(x, groups)))
     return y
 
 
@@ -181,12 +193,14 @@ def attend_backward(
     *options: bool,
 ) -> tuple[Tensor, list[Tensor], list[Tensor], Tensor]:
     """Return the gradients of `attend_forward`; see `ops`."""
-    g, x = g.contiguous(), x.contiguous()
+    vector, like = saved[0], empty_saved(x, ica, sa, False)[0]
+    check_like("saved", vector, like, like.shape)
+    g, x, vector = g.contiguous(), x.contiguous(), vector.contiguous()
     dx = torch.empty_like(x)
     gradients = empty_gradients(x, ica, sa, beta)
     dica, dsa, dbeta = gradients
-    layer, _held = _pack(ica, sa, beta, norm_eps, group_eps, *options)
+    layer, _held = _pack(_spaced(ica), _spaced(sa), beta, norm_eps, group_eps, *options)
     out = PARAMETERS.pack(*_addresses(_in_order(dica, dsa, None if beta is None else dbeta)))
-    maps = _addresses((g, x, dx, *saved))
-    _check(LIBRARY.icasa_attend_backward(*maps, layer, out, _shape(x, groups)))
+    maps = _addresses((g, x, dx, vector))
+    _check_memory(LIBRARY.icasa_attend_backward(*maps, layer, out, _shape(x, groups)))
     return dx, *gradients

@@ -6,10 +6,9 @@
 #include "native.h"
 
 #define CHUNK (1 << 18) /* elements of x that are worked on at a time */
-#define COLUMNS 256 /* columns that are summed at a time */
 
 /* The version of the functions' arguments, which native.py asks for. */
-int icasa_interface(void) { return 3; }
+int icasa_interface(void) { return 4; }
 
 /* Whether a call can have more than one thread. */
 int icasa_threads(void) { return GOMP_parallel != 0; }
@@ -23,94 +22,77 @@ VECTORISED static double sum(const float *x, int64_t size) {
     return total;
 }
 
-/* Adds `count` columns of a line about `shift` to their sums; returns the line's. */
-INLINE float add_line(const float *line, float shift, float *columns, int64_t count) {
-    float row = 0;
+/* Sum of a line, whose elements are added to `columns`. */
+INLINE double add_line(const float *line, double *restrict columns, int64_t W) {
+    double row = 0;
     SUM(row)
-    for (int64_t w = 0; w < count; w++) {
-        float value = line[w] - shift;
+    for (int64_t w = 0; w < W; w++) {
+        double value = line[w];
         row += value;
         columns[w] += value;
     }
     return row;
 }
 
-/* Likewise for four lines, W apart, whose sums are added to `rows`: the columns' are read once. */
-INLINE void add_lines(const float *line, float shift, float *restrict columns, double *rows,
-                      int64_t count, int64_t W) {
-    float r0 = 0, r1 = 0, r2 = 0, r3 = 0;
+/* Likewise of four lines: the columns are read once. */
+INLINE void add_lines(const float *line, double *restrict columns, double *rows, int64_t W) {
+    double r0 = 0, r1 = 0, r2 = 0, r3 = 0;
     SUM(r0, r1, r2, r3)
-    for (int64_t w = 0; w < count; w++) {
-        float a = line[w] - shift, b = line[W + w] - shift;
-        float c = line[2 * W + w] - shift, d = line[3 * W + w] - shift;
+    for (int64_t w = 0; w < W; w++) {
+        double a = line[w], b = line[W + w], c = line[2 * W + w], d = line[3 * W + w];
         r0 += a, r1 += b, r2 += c, r3 += d;
         columns[w] += (a + b) + (c + d);
     }
-    rows[0] += r0, rows[1] += r1, rows[2] += r2, rows[3] += r3;
+    rows[0] = r0, rows[1] = r1, rows[2] = r2, rows[3] = r3;
 }
 
-/* Sum of a plane, and the means of its rows and columns. Sums are of what is left without the mean
-   of the first row, so that float32 loses nothing at an offset that all rows share. */
+/* Sum of a plane, and the means of its rows and columns. */
 VECTORISED static double sums(const float *x, double *z_h, double *z_w, int64_t H, int64_t W) {
-    double total = 0, offset = sum(x, W) / W;
-    float shift = isfinite(offset) ? offset : 0;
-    memset(z_h, 0, H * sizeof(double));
+    double total = 0;
+    int64_t h = 0;
     memset(z_w, 0, W * sizeof(double));
-    for (int64_t top = 0; top < H; top += BLOCK)
-        for (int64_t from = 0; from < W; from += COLUMNS) {
-            int64_t count = W - from < COLUMNS ? W - from : COLUMNS, h = top;
-            float columns[COLUMNS] = {0};
-            for (; h + 4 <= end_of(top, H); h += 4)
-                add_lines(x + h * W + from, shift, columns, z_h + h, count, W);
-            for (; h < end_of(top, H); h++)
-                z_h[h] += add_line(x + h * W + from, shift, columns, count);
-            for (int64_t w = 0; w < count; w++)
-                z_w[from + w] += columns[w];
-        }
-    for (int64_t h = 0; h < H; h++) {
+    for (; h + 4 <= H; h += 4)
+        add_lines(x + h * W, z_w, z_h + h, W);
+    for (; h < H; h++)
+        z_h[h] = add_line(x + h * W, z_w, W);
+    for (h = 0; h < H; h++) {
         total += z_h[h];
-        z_h[h] = shift + z_h[h] / W;
+        z_h[h] /= W;
     }
     for (int64_t w = 0; w < W; w++)
-        z_w[w] = shift + z_w[w] / H;
-    return total + (double)shift * H * W;
-}
-
-VECTORISED static double sum_of_squares(const float *x, float mean, int64_t size) {
-    double total = 0;
-    for (int64_t from = 0; from < size; from += BLOCK) {
-        float part = 0;
-        SUM(part)
-        for (int64_t i = from; i < end_of(from, size); i++)
-            part += (x[i] - mean) * (x[i] - mean);
-        total += part;
-    }
+        z_w[w] /= H;
     return total;
 }
 
-/* Variance of a plane, and its mean as a float32 number and the rest that this one lacks. */
-INLINE double centre(const float *x, double exact, float *mean, double *lost, int64_t size) {
-    *mean = exact;
-    *lost = exact - *mean;
-    return sum_of_squares(x, *mean, size) / size - *lost * *lost;
+/* Mean and variance of a plane, by sums about its first element. This is at most
+   sqrt(size * variance) from the mean, so that the variance loses no more than log2(size) bits. */
+VECTORISED static double moments(const float *x, int64_t size, double *mean) {
+    double first = x[0], total = 0, squares = 0;
+    SUM(total, squares)
+    for (int64_t i = 0; i < size; i++) {
+        double value = x[i] - first;
+        total += value;
+        squares += value * value;
+    }
+    total /= size;
+    *mean = first + total;
+    return squares / size - total * total;
 }
 
-/* Eq. 13, and Eq. 14 as a line a (x - mean) + b, for plane p, whose mean is `exact`. */
-INLINE void plane_gates(const float *x, double exact, const Net *net, const Kept *to, int64_t p,
+/* Eq. 13 of plane p, whose mean is s, or what Eq. 14 wants of it. */
+INLINE void plane_gates(const float *x, double s, const Net *net, const Kept *to, int64_t p,
                         Shape d) {
     int64_t k = 0, j = p % d.C % (d.C / (2 * d.groups));
     const Parameters *of = &net->of;
     if (half_of(d, p, &k) == CHANNEL) {
-        to->s[k] = exact;
-        to->gate[k] = sigmoid(of->w1[j] * exact + of->b1[j]);
+        to->s[k] = s;
+        to->gate[k] = sigmoid(of->w1[j] * s + of->b1[j]);
         return;
     }
-    double lost, var = centre(x, exact, to->mean + k, &lost, d.H * d.W);
-    double rstd = 1 / sqrt(var + net->group_eps), a = of->w2[j] * of->group_weight[j] * rstd;
-    to->a[k] = a;
-    to->b[k] = (double)of->w2[j] * of->group_bias[j] + of->b2[j] - a * lost;
-    to->lost[k] = lost;
-    to->rstd[k] = rstd;
+    double mean, var = moments(x, d.H * d.W, &mean);
+    to->mean[k] = mean;
+    to->mean_lo[k] = mean - to->mean[k];
+    to->rstd[k] = 1 / sqrt(var + net->group_eps);
 }
 
 /* The convolutions of Eq. 8 on z (C, L) of one sample at TILE positions from `start` on; in
@@ -165,40 +147,42 @@ static void normaliser(const double *p, const Net *net, int64_t m, double *mean,
     statistics[net->M + m] = squares / (count - 1);
 }
 
-/* The end of Eq. 8, and Eq. 9 and 10, from a tile of the bottleneck. */
+/* The end of Eq. 8, and Eq. 9 and 10, from a tile of the bottleneck; in float64, as a gate's logit
+   may be small beside its terms. */
 VECTORISED static void expand(const double (*sum)[TILE], const double *mean, const double *scale,
                               const Net *net, const Kept *to, Tile t, Shape d) {
-    float f[WIDEST][TILE];
+    double f[WIDEST][TILE];
     const float *weight = net->of.to_axis[2 * t.axis], *bias = net->of.to_axis[2 * t.axis + 1];
     int64_t L = d.H + d.W, size = t.axis ? d.W : d.H, start = t.start - (t.axis ? d.H : 0);
     for (int64_t m = 0; m < net->M; m++) {
-        float gain = net->of.norm[0] ? net->of.norm[0][m] : 1;
-        float shift = net->of.norm[0] ? net->of.norm[1][m] : 0, hat[TILE];
+        double gain = net->of.norm[0] ? net->of.norm[0][m] : 1;
+        double shift = net->of.norm[0] ? net->of.norm[1][m] : 0;
+        float hat[TILE];
         LANES
         for (int i = 0; i < TILE; i++) {
-            hat[i] = (sum[m][i] - mean[m]) * scale[m];
-            f[m][i] = h_swish(hat[i] * gain + shift);
+            double exact = (sum[m][i] - mean[m]) * scale[m];
+            hat[i] = exact;
+            f[m][i] = h_swish(exact * gain + shift);
         }
         memcpy(to->hat + (t.n * net->M + m) * L + t.start, hat, t.count * sizeof(float));
     }
     float *gates = (t.axis ? to->g_w : to->g_h) + t.n * d.C * size + start;
     for (int64_t first = 0; first < d.C; first += ROWS) {
-        float gate[ROWS * TILE];
-        for (int64_t r = 0; r < ROWS; r++) {
-            int64_t c = first + r < d.C ? first + r : first;
-            Singles low = {0}, high = {0};
-            for (int64_t m = 0; m < net->M; m++) {
-                low += weight[c * net->M + m] * *(const Singles *)f[m];
-                high += weight[c * net->M + m] * *(const Singles *)(f[m] + TILE / 2);
-            }
-            *(Singles *)(gate + r * TILE) = low + bias[c];
-            *(Singles *)(gate + r * TILE + TILE / 2) = high + bias[c];
+        double logit[ROWS][TILE];
+        int64_t rows = d.C - first < ROWS ? d.C - first : ROWS;
+        for (int64_t r = 0; r < ROWS; r++)
+            for (int i = 0; i < TILE; i++)
+                logit[r][i] = r < rows ? bias[first + r] : 0;
+        for (int64_t m = 0; m < net->M; m += CHANNELS)
+            multiply(weight + first * net->M + m, f + m, logit, rows,
+                     net->M - m < CHANNELS ? net->M - m : CHANNELS, net->M, 1);
+        for (int64_t r = 0; r < rows; r++) {
+            float gate[TILE];
+            LANES
+            for (int i = 0; i < TILE; i++)
+                gate[i] = coded_sigmoid(logit[r][i]);
+            memcpy(gates + (first + r) * size, gate, t.count * sizeof(float));
         }
-        LANES
-        for (int i = 0; i < ROWS * TILE; i++)
-            gate[i] = sigmoid(gate[i]);
-        for (int64_t r = 0; r < ROWS && first + r < d.C; r++)
-            memcpy(gates + (first + r) * size, gate + r * TILE, t.count * sizeof(float));
     }
 }
 
@@ -207,7 +191,7 @@ typedef struct {
     const void *x;
     void *y;
     double *z, *p, mean[WIDEST], scale[WIDEST];
-    float *planes; /* room for three a thread */
+    float *room; /* mix_room for each thread */
     const Net *net;
     Kept to;
     Shape d;
@@ -248,21 +232,39 @@ static void axis_gates(Forward *f, float *statistics) {
     parallel_for(expand_tile, f, tiles, f->d.threads);
 }
 
-/* Keeps the means about that of their channel, so that float32 loses nothing at an offset. */
-VECTORISED static void keep_means(const double *z, const Kept *to, int64_t c, Shape d) {
+/* Saves the means of channel c about their own mean where they all are near it, so that float32
+   loses nothing at an offset, and as they are where one may be small beside it. */
+VECTORISED static void save_means(const double *z, const Kept *to, int64_t c, Shape d) {
     int64_t L = d.H + d.W;
-    double total = 0;
+    double total = 0, low = INFINITY, high = -INFINITY;
     for (int64_t n = 0; n < d.N; n++) {
         int64_t at = (n * d.C + c) * L;
-        SUM(total)
-        for (int64_t l = at; l < at + L; l++)
+        PRAGMA(omp simd reduction(+ : total) reduction(min : low) reduction(max : high))
+        for (int64_t l = at; l < at + L; l++) {
             total += z[l];
+            low = z[l] < low ? z[l] : low;
+            high = z[l] > high ? z[l] : high;
+        }
     }
-    float mean = total / (d.N * L);
-    to->z_mean[c] = mean;
+    float mean = total / (d.N * L), shift = 2 * (high - low) <= fabsf(mean) ? mean : 0;
+    to->z_shift[c] = shift;
     for (int64_t n = 0; n < d.N; n++)
         for (int64_t l = (n * d.C + c) * L; l < (n * d.C + c + 1) * L; l++)
-            to->z[l] = z[l] - mean;
+            to->z[l] = z[l] - shift;
+}
+
+/* Saves what the backward reads of the biases. */
+static void save_biases(const Net *net, const Kept *to, Shape d) {
+    const Parameters *of = &net->of;
+    int64_t half = d.groups ? d.C / (2 * d.groups) : 0;
+    if (of->taps)
+        memcpy(to->tap_bias, of->tap_bias, d.C * sizeof(float));
+    for (int64_t m = 0; of->taps && m < net->M; m++)
+        to->norm_bias[m] = of->norm[0] ? of->norm[1][m] : 0;
+    for (int64_t j = 0; of->w1 && j < half; j++) {
+        to->group_bias[j] = of->group_bias[j];
+        to->constant[j] = (double)of->w2[j] * of->group_bias[j] + of->b2[j];
+    }
 }
 
 /* y = x * gate, and where there is a slope a, y = x * sigmoid(a (x - mean) + b) * gate. */
@@ -280,12 +282,12 @@ VECTORISED static void gate_elements(const float *restrict x, float *restrict y,
         y[i] = x[i] * sigmoid((x[i] - mean) * a + b) * gate;
 }
 
-/* x * g_h * g_w * beta, put into y or added to it. */
+/* x * g_h * g_w * beta, put into y or added to it; g_h is coded. */
 VECTORISED static void gate_axes(const float *restrict x, float *restrict y,
                                  const float *restrict g_h, const float *restrict g_w, float beta,
                                  int added, int64_t H, int64_t W) {
     for (int64_t h = 0; h < H; h++, x += W, y += W) {
-        float row = g_h[h] * beta;
+        float row = gate_of(g_h[h]) * beta;
         if (added) {
             LANES
             for (int64_t w = 0; w < W; w++)
@@ -298,53 +300,58 @@ VECTORISED static void gate_axes(const float *restrict x, float *restrict y,
     }
 }
 
-/* Plane p of y; rooms for three planes. */
+/* Plane p of y; room for a line and, unless in float32, three planes. */
 static void mix(const void *x, void *y, const Net *net, const Kept *g, int64_t p, float *room,
                 Shape d) {
     int64_t size = d.H * d.W, k = 0, from = net->shuffle ? shuffled_from(d, p) : p;
     int kind = half_of(d, from, &k), both = kind != NONE && g->g_h;
     float beta = both ? *net->of.beta : 1, rest = both ? 1 - beta : 1;
+    int64_t j = kind != NONE ? from % d.C % (d.C / (2 * d.groups)) : 0;
+    const Parameters *of = &net->of;
+    float *line = room;
+    room += d.W;
     const float *in = read(x, p * size, room, d);
     const float *source = from == p ? in : read(x, from * size, room + size, d);
     float *out = made_in(y, p * size, room + 2 * size, d);
     if (kind == CHANNEL)
         gate_plane(source, out, g->gate[k] * rest, size);
-    if (kind == SPATIAL)
-        gate_elements(source, out, rest, g->a[k], g->b[k], g->mean[k], size);
+    if (kind == SPATIAL) {
+        double a = of->w2[j] * of->group_weight[j] * (double)g->rstd[k];
+        double b = (double)of->w2[j] * of->group_bias[j] + of->b2[j] - a * g->mean_lo[k];
+        gate_elements(source, out, rest, a, b, g->mean[k], size);
+    }
     if (g->g_h)
-        gate_axes(in, out, g->g_h + p * d.H, g->g_w + p * d.W, beta, both, d.H, d.W);
+        gate_axes(in, out, g->g_h + p * d.H, decode(g->g_w + p * d.W, line, d.W), beta, both, d.H,
+                  d.W);
     if (net->residual)
         add(in, out, size);
     write(y, p * size, out, d);
 }
 
-/* Elements of what is kept, as ops.py has it too. */
-static int64_t kept_size(const Net *net, Shape d) {
-    int64_t planes = d.N * d.C, L = d.H + d.W;
-    int64_t axes = net->of.taps ? 2 * planes * L + d.N * net->M * L + d.C + net->M : 0;
-    return axes + (net->of.w1 ? 7 * (planes / 2) : 0);
-}
-
 /* Rooms in bytes of what `attend` needs: the means z (N, C, L), the bottleneck p (N, M, L) where the
-   norm wants the whole batch, planes, and what is kept where this is not for a backward. */
+   norm wants the whole batch, those of `mix` for each thread, and what is kept where this is not for
+   a backward. */
 typedef struct {
-    int64_t z, p, planes, kept;
+    int64_t z, p, mix, kept;
 } Rooms;
 
+static int64_t mix_room(Shape d) { return d.W + (d.type != FLOAT32 ? 3 * d.H * d.W : 0); }
+
 static Rooms rooms_of(const Net *net, int keeps, Shape d) {
-    int64_t lines = net->of.taps ? d.N * (d.H + d.W) : 0;
+    int64_t lines = net->of.taps ? d.N * (d.H + d.W) : 0, kept;
+    kept_in(0, net, d, &kept);
     return (Rooms){
         .z = lines * d.C * sizeof(double),
         .p = keeps && net->training ? lines * net->M * sizeof(double) : 0,
-        .planes = d.type != FLOAT32 ? d.threads * 3 * d.H * d.W * sizeof(float) : 0,
-        .kept = keeps ? 0 : kept_size(net, d) * sizeof(float),
+        .mix = d.threads * mix_room(d) * sizeof(float),
+        .kept = keeps ? 0 : kept * sizeof(float),
     };
 }
 
 static void moments_step(const void *call, int64_t i, int64_t thread) {
     const Forward *f = call;
     int64_t H = f->d.H, W = f->d.W, size = H * W;
-    const float *plane = read(f->x, i * size, f->planes + thread * 3 * size, f->d);
+    const float *plane = read(f->x, i * size, f->room + thread * mix_room(f->d), f->d);
     double *z = f->z ? f->z + i * (H + W) : 0;
     double total = z ? sums(plane, z, z + H, H, W) : sum(plane, size);
     if (f->net->of.w1)
@@ -353,13 +360,12 @@ static void moments_step(const void *call, int64_t i, int64_t thread) {
 
 static void means_step(const void *call, int64_t c, int64_t thread) {
     const Forward *f = call;
-    keep_means(f->z, &f->to, c, f->d);
+    save_means(f->z, &f->to, c, f->d);
 }
 
 static void mix_step(const void *call, int64_t i, int64_t thread) {
     const Forward *f = call;
-    float *room = f->planes + thread * 3 * f->d.H * f->d.W;
-    mix(f->x, f->y, f->net, &f->to, i, room, f->d);
+    mix(f->x, f->y, f->net, &f->to, i, f->room + thread * mix_room(f->d), f->d);
 }
 
 /* Some samples. */
@@ -369,13 +375,15 @@ static void attend(const void *x, void *y, float *kept, float *statistics, const
     Forward f = {.x = x, .y = y, .net = net, .d = d};
     f.z = r.z ? (double *)room : 0;
     f.p = r.p ? (double *)(room + r.z) : 0;
-    f.planes = (float *)(room + r.z + r.p);
-    f.to = kept_in(kept ? kept : (float *)(room + r.z + r.p + r.planes), net, d);
+    f.room = (float *)(room + r.z + r.p);
+    f.to = kept_in(kept ? kept : (float *)(room + r.z + r.p + r.mix), net, d, 0);
     parallel_for(moments_step, &f, d.N * d.C, d.threads);
     if (f.z)
         axis_gates(&f, statistics);
     if (f.z && kept)
         parallel_for(means_step, &f, d.C, d.threads);
+    if (kept)
+        save_biases(net, &f.to, d);
     parallel_for(mix_step, &f, d.N * d.C, d.threads);
 }
 
@@ -406,7 +414,7 @@ int icasa_attend(const void *x, void *y, float *kept, float *statistics, const N
     d.N = kept ? d.N : apart ? 1 : step < d.N ? step : d.N;
     d.threads /= workers;
     Rooms r = rooms_of(net, kept != 0, d);
-    int64_t each = (r.z + r.p + r.planes + r.kept) / sizeof(double) * sizeof(double) + sizeof(double);
+    int64_t each = (r.z + r.p + r.mix + r.kept) / sizeof(double) * sizeof(double) + sizeof(double);
     char *room = malloc(workers * each);
     if (!room)
         return 0;

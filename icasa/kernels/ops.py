@@ -25,7 +25,19 @@ spatial half; both are numbered k = 0 .. C/2 - 1 in the order of c.
 
 ``attend_backward(g, x, saved, <as attend_forward>) -> (dx, dica, dsa, dbeta)``
     Gradients of sum(g * y). Those of the parameters, like the statistics, are float64 for a
-    float64 map and float32 for others. ica is without the running statistics.
+    float64 map and float32 for others. ica and sa are the weights alone, as a bias may have changed
+    since the forward; dica and dsa have after the gradient of each weight that of its bias.
+
+What the C promises, for maps of finite numbers and parameters of common size:
+
+- Exactness. Take any part of a map, such as the rows that are not loud: the largest error of y and
+  of dx there is at most ten times that of plain PyTorch, relative to the largest exact value there,
+  or 1e-6 (in a half-precision type its eps). The same holds for each parameter's gradient and each
+  running statistic as a whole.
+- Range. Up to |x| = 1e36 every result is finite that float32 can hold.
+- Infinity and NaN in x reach nothing that plain PyTorch leaves finite, and in evaluation, forward
+  and backward, no bit of another sample's y and dx.
+- A bias may change in place between forward and backward, a weight may not, as in plain PyTorch.
 
 The backends describe the step between the two passes over x by its moments:
     z_h (N, C, H), the mean over W, and z_w (N, C, W), that over H; s (N, C/2), the plane mean of
@@ -42,6 +54,7 @@ import torch
 from torch import Tensor
 
 from icasa.kernels import native, reference, triton
+from icasa.kernels.sizes import check_layer, check_like
 
 LAYER = (
     "Tensor[] ica, Tensor[] sa, Tensor? beta, float norm_eps, float group_eps, int groups, "
@@ -60,14 +73,20 @@ for _name, _schema in SCHEMAS.items():
 def implement(device: str, choose: Callable[[Tensor, Sequence[Tensor]], Any]) -> None:
     """Register the operators for a type of device; ``choose`` names the backend for x and ica."""
 
-    def attend(x: Tensor, ica: Sequence[Tensor], *others: Any) -> Any:
-        return choose(x, ica).attend(x, ica, *others)
+    def attend(x: Tensor, ica: Any, sa: Any, beta: Any, *options: Any) -> Any:
+        check_layer(x, ica, sa, beta, options[2], options[3])
+        return choose(x, ica).attend(x, ica, sa, beta, *options)
 
-    def attend_forward(x: Tensor, ica: Sequence[Tensor], *others: Any) -> Any:
-        return choose(x, ica).attend_forward(x, ica, *others)
+    def attend_forward(x: Tensor, ica: Any, sa: Any, beta: Any, *options: Any) -> Any:
+        check_layer(x, ica, sa, beta, options[2], options[3], training=options[5])
+        return choose(x, ica).attend_forward(x, ica, sa, beta, *options)
 
-    def attend_backward(g: Tensor, x: Tensor, saved: Any, ica: Any, *others: Any) -> Any:
-        return choose(x, ica).attend_backward(g, x, saved, ica, *others)
+    def attend_backward(
+        g: Tensor, x: Tensor, saved: Any, ica: Any, sa: Any, beta: Any, *options: Any
+    ) -> Any:
+        check_layer(x, ica, sa, beta, options[2], options[3], training=options[5], biases=False)
+        check_like("g", g, x, x.shape)
+        return choose(x, ica).attend_backward(g, x, saved, ica, sa, beta, *options)
 
     for operator in (attend, attend_forward, attend_backward):
         torch.library.impl(f"icasa::{operator.__name__}", device)(operator)
@@ -89,7 +108,7 @@ def _fake_forward(
     x: Tensor, ica: Sequence[Tensor], sa: Sequence[Tensor], *others: Any
 ) -> tuple[Tensor, list[Tensor], Tensor]:
     vector, statistics = native.empty_saved(x, ica, sa, others[-1])
-    saved = [torch.empty_like(p) for p in ica[10:]]
+    saved = [torch.empty_like(p) for p in reference.withhold(ica, sa)]
     if native.serves(x, ica):
         saved = [vector]
     elif x.is_cuda and triton.serves(x):

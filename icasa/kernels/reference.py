@@ -148,19 +148,33 @@ def differentiable() -> Iterator[None]:
         yield
 
 
+def withhold(ica: Sequence[Tensor], sa: Sequence[Tensor]) -> list[Tensor]:
+    """Return copies of what the backward is not given: biases and running statistics."""
+    return [p.clone() for p in (*ica[1:10:2], *sa[1::2], *ica[10:])]
+
+
+def complete(
+    ica: Sequence[Tensor], sa: Sequence[Tensor], withheld: Sequence[Tensor]
+) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+    """Return the parameters of ICA and of SA, from their weights, and the running statistics."""
+    rest = iter(withheld)
+    coordinate, shuffle = ([p for w in part for p in (w, next(rest))] for part in (ica, sa))
+    return coordinate, shuffle, list(rest)
+
+
 def attend(x: Tensor, *layer: Any) -> Tensor:
     """Compute a layer in evaluation; see `ops`."""
     return attend_forward(x, *layer, False)[0]
 
 
 def attend_forward(
-    x: Tensor, ica: Sequence[Tensor], *layer: Any
+    x: Tensor, ica: Sequence[Tensor], sa: Sequence[Tensor], *layer: Any
 ) -> tuple[Tensor, list[Tensor], Tensor]:
-    """Compute a layer; save the running statistics, which the backward is not given; see `ops`."""
+    """Compute a layer; save what the backward is not given; see `ops`."""
     with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
-        y, statistics = compute(x.double(), ica, *layer)
+        y, statistics = compute(x.double(), ica, sa, *layer)
     statistics = statistics.to(statistics_dtype(x.dtype))
-    saved = [p.clone() for p in ica[10:]]
+    saved = withhold(ica, sa)
     return y.to(x.dtype).contiguous(), saved, statistics if layer[-1] else statistics[:, :0].clone()
 
 
@@ -176,8 +190,9 @@ def attend_backward(
     """Return the gradients of `attend_forward`, which is computed again; see `ops`."""
 
     def forward(x: Tensor, ica: Any, sa: Any, beta: Any) -> Tensor:
-        return compute(x, [*ica, *saved], sa, *(beta or [None]), *options)[0]
+        return compute(x, [*ica, *running], sa, *(beta or [None]), *options)[0]
 
+    ica, sa, running = complete(ica, sa, saved)
     layer = ica, sa, [] if beta is None else [beta]
     inputs: list[Any] = [x.double(), *([p.double() for p in tensors] for tensors in layer)]
     with differentiable(), torch.autocast(x.device.type, enabled=False):

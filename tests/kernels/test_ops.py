@@ -30,9 +30,9 @@ def arguments(parts, dtype, *mode):
 
 def backward(forward):
     """What `attend_backward` takes, for these arguments of `attend_forward`."""
-    x, ica, *rest = forward
+    x, ica, sa, *rest = forward
     _, saved, _ = OPS.attend_forward(*forward)
-    return draw(x.shape, x.dtype).flip(3), x, saved, ica[:10], *rest
+    return draw(x.shape, x.dtype).flip(3), x, saved, ica[:10:2], sa[::2], *rest
 
 
 def flat(outputs):
@@ -101,10 +101,10 @@ def test_the_c_computes_what_the_specification_does(parts, training, c_library):
     exact, exact_saved, exact_statistics = reference.attend_forward(*forward)
     torch.testing.assert_close(y, exact)
     torch.testing.assert_close(statistics, exact_statistics)
-    x, ica, *rest = forward
-    given = draw(x.shape, x.dtype).flip(3), x
-    got = native.attend_backward(*given, saved, ica[:10], *rest)
-    exact = reference.attend_backward(*given, exact_saved, ica[:10], *rest)
+    x, ica, sa, *rest = forward
+    given, rest = (draw(x.shape, x.dtype).flip(3), x), (ica[:10:2], sa[::2], *rest)
+    got = native.attend_backward(*given, saved, *rest)
+    exact = reference.attend_backward(*given, exact_saved, *rest)
     unit = max(t.norm() for t in flat(exact)) / 10  # of a gradient whose terms cancel
     for a, b in zip(flat(got), flat(exact), strict=True):
         assert (a - b).norm() <= 1e-5 * (b.norm() + unit)

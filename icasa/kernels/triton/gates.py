@@ -9,9 +9,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from icasa.kernels.sizes import WIDEST, width_and_taps
 from icasa.kernels.triton.tiles import fetch, power_of_two
 
-WIDEST = 64  # most channels M and taps k
 INTEGERS = ["C", "H", "W", "M", "half", "blocks_h", "blocks"]
 
 
@@ -106,7 +106,7 @@ def constants(M: int) -> dict[str, int]:
 
 def serves(ica: Sequence[Tensor]) -> bool:
     """Whether the kernel holds the width M and the taps k of ICA in registers."""
-    return not ica or max(ica[2].shape[0], ica[0].shape[2]) <= WIDEST
+    return not ica or max(width_and_taps(ica)) <= WIDEST
 
 
 def gates(

@@ -21,43 +21,42 @@ def moments_fwd_kernel(
 ):  # fmt: skip
     """Means and variances of P whole planes, tile by tile.
 
-    All is relative to the mean of the first tile, so that a large mean takes no digits. Each place
-    of the tile keeps the running mean and second moment of what it has seen (Welford); they are
-    merged once at the end, so no large mean is ever squared.
+    Rows, columns and planes are summed as they are: about any other mean, a loud part of the plane
+    would take the digits of the quiet rest. A second reading, from a cache where the plane fits in
+    one, sums what is about the mean: it corrects the mean and gives the variance.
     """
     plane = tl.program_id(0) * P + tl.arange(0, P)
     W = width * VEC
     S = size * VEC
-    m = tl.zeros([P, BH, BW], tl.float32)
-    m2 = tl.zeros([P, BH, BW], tl.float32)
-    seen = 0.0
-    at, inside = place(plane, planes, 0, W, S, BH, BW)
-    first = total(fetch(x, at, inside)) / tl.minimum(S, BH * W)
+    sums = tl.zeros([P, BH, BW], tl.float32)
     for row in range(0, rows, BH):
         at, inside = place(plane, planes, row, W, S, BH, BW)
-        v = tl.where(inside, fetch(x, at, inside) - first[:, None, None], 0.0)
+        v = fetch(x, at, inside)
         if z_h is not None:
             to, mask = along(plane, planes, row, rows, BH)
-            tl.store(z_h + to, first[:, None] + tl.sum(v, 2) / W, mask)
-        seen += 1.0
-        d = tl.where(inside, v - m, 0.0)
-        m += d * (1.0 / seen)
-        m2 += d * (v - m)
-    full = S // (BH * W)  # tiles that every place of this program has seen; some saw one more
-    _, more = place(plane, planes, full * BH, W, S, BH, BW)
-    to, mask = along(plane, planes, 0, W, BW)
-    n = tl.where(mask[:, None, :], (full + more.to(tl.int32)).to(tl.float32), 0.0)
+            tl.store(z_h + to, tl.sum(v, 2) / W, mask)
+        sums += v
     if z_w is not None:
-        tl.store(z_w + to, first[:, None] + tl.sum(n * m, 1) / rows, mask)
+        to, mask = along(plane, planes, 0, W, BW)
+        tl.store(z_w + to, tl.sum(sums, 1) / rows, mask)
     if var is not None:
-        centre = total(n * m) / S
-        d = m - centre[:, None, None]
+        first = total(sums) / S
+        sums = tl.zeros([P, BH, BW], tl.float32)
+        squares = tl.zeros([P, BH, BW], tl.float32)
+        for row in range(0, rows, BH):
+            at, inside = place(plane, planes, row, W, S, BH, BW)
+            d = tl.where(inside, fetch(x, at, inside) - first[:, None, None], 0.0)
+            sums += d
+            squares += d * d
+        rest = total(sums) / S
+        squared = total(squares) / S - rest * rest
+        rest = tl.where(rest == rest, rest, 0.0)  # NaN about an infinite mean
+        rounded = first + rest
         channel, spatial, k = halves(plane, planes, C, half)
-        rounded = first + centre
         tl.store(s + k, rounded, channel)
         tl.store(mean + k, rounded, spatial)
-        tl.store(mean_lo + k, first - rounded + centre, spatial)
-        tl.store(var + k, total(m2 + n * d * d) / S, spatial)
+        tl.store(mean_lo + k, first - rounded + rest, spatial)
+        tl.store(var + k, squared, spatial)
 
 
 @triton.jit(do_not_specialize=INTEGERS)

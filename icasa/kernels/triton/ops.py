@@ -29,7 +29,7 @@ def attend_forward(
     residual: bool,
     training: bool,
 ) -> tuple[Tensor, list[Tensor], Tensor]:
-    """Compute a layer; save its moments and running statistics; see `icasa.kernels.ops`."""
+    """Compute a layer; save its moments and what the backward is not given; see `ops`."""
     x = x.contiguous()
     means = moments.moments(x, bool(ica), groups)
     options = norm_eps, group_eps, training
@@ -41,7 +41,7 @@ def attend_forward(
         statistics = means[2].new_empty(2, 0)
     found = [gate if gate is None else gate.contiguous() for gate in found]
     y = mix.mix(x, *(*found, groups, shuffle, residual))
-    return y, [*means, *(p.clone() for p in ica[10:])], statistics
+    return y, [*means, *reference.withhold(ica, sa)], statistics
 
 
 def attend_backward(
@@ -60,10 +60,11 @@ def attend_backward(
 ) -> tuple[Tensor, list[Tensor], list[Tensor], Tensor]:
     """Return the gradients; the gates are computed again, by PyTorch, from the saved moments."""
     g, x = g.contiguous(), x.contiguous()
+    ica, sa, running = reference.complete(ica, sa, saved[6:])
     there: list[bool] = []  # the gates that this layer has
 
     def gate(means: Any, ica: Any, sa: Any, beta: Any) -> list[Tensor]:
-        layer = [*ica, *saved[6:]], sa, *(beta or [None]), norm_eps, group_eps, training
+        layer = [*ica, *running], sa, *(beta or [None]), norm_eps, group_eps, training
         found, _ = reference.gates(means, *layer)
         there[:] = [value is not None for value in found]
         return [value for value in found if value is not None]

@@ -217,3 +217,38 @@ def test_attend(shape, groups, parts):
     p64, q64 = ([t.double() for t in tensors] for tensors in (p, q))
     want = reference.attend(x.double(), p64, q64, beta, *options)
     agree("y", triton_ops.attend(x, p, q, beta, *options), want, 1e-5)
+
+
+@sizes
+@pytest.mark.parametrize("v", [1e4, 1e9])
+@pytest.mark.parametrize("loud", ["row", "column", "pixel", "sample"])
+def test_a_loud_part_leaves_the_moments_of_the_rest_as_they_are(shape, groups, loud, v):
+    x = numbers(*shape)
+    place = {"row": (..., 0, slice(None)), "column": (..., 0), "pixel": (..., 0, 0), "sample": 0}
+    x[place[loud]] = v * (1 + x[place[loud]] / 8)
+    got = triton_moments.moments(x, True, groups)
+    want = reference.moments(x.double(), True, groups)
+    for name, g, w in zip(("z_h", "z_w"), got, want, strict=False):
+        if loud == "sample":
+            g, w = g[1:], w[1:]
+        elif (loud, name) not in (("row", "z_w"), ("column", "z_h")):
+            g, w = g[..., 1:], w[..., 1:]
+        if g.numel():
+            agree(name, g, w, 1e-6)
+    *_, mean, mean_lo, var = got
+    agree("mean", mean.double() + mean_lo, want[3], 1e-6)
+    agree("var", var, want[5], 1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")
+@pytest.mark.parametrize("value", [float("inf"), float("nan")])
+def test_infinity_and_nan_reach_their_own_row_column_and_plane_alone(value):
+    x = numbers(2, 8, 5, 12)
+    x[0, 0, 0, 0] = value
+    z_h, z_w, *planes = triton_moments.moments(x, True, 2)
+    for lines in (z_h, z_w):
+        expected = torch.full_like(lines, False, dtype=torch.bool)
+        expected[0, 0, 0] = True
+        assert torch.equal(~lines.isfinite(), expected)
+    assert [int((~t.isfinite()).sum()) for t in planes] == [1, 0, 0, 0]  # of the channel half
+    assert planes[0][0, 0].isnan() == (value != value)

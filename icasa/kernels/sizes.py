@@ -1,0 +1,95 @@
+"""Checks of the kernels' arguments: a kernel reads and writes memory by their sizes, unchecked."""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import NoReturn
+
+from torch import Tensor
+
+WIDEST = 64  # most channels M and taps k that a kernel holds in registers
+Shapes = list[tuple[int, ...]]
+NAMES = {
+    "ica": ("depthwise", "pointwise", "map to H", "map to W", "norm", "norm statistics"),
+    "sa": ("channel gate", "spatial gate", "GroupNorm"),
+}
+
+
+def refuse(expected: str, got: object, hint: str) -> NoReturn:
+    """Raise the error of an argument that does not fit."""
+    raise ValueError(f"expected {expected}, got {got}; {hint}")
+
+
+@lru_cache(maxsize=256)
+def ica_shapes(C: int, M: int, K: int, norm: bool, biases: bool) -> Shapes:
+    """Shapes of the parameters of ICA, with `biases` also those and the statistics of its norm."""
+    weights: Shapes = [(C, 1, K), (M, C, 1), (C, M, 1), (C, M, 1), *[(M,)] * norm]
+    if not biases:
+        return weights
+    return [*(shape for w in weights for shape in (w, w[:1])), *[(M,)] * (2 * norm)]
+
+
+def width_and_taps(ica: Sequence[Tensor]) -> tuple[int, int]:
+    """Return M and K of the parameters of ICA, given with their biases or without."""
+    pointwise = ica[1] if ica[1].ndim == 3 else ica[2]
+    return pointwise.shape[0], ica[0].shape[2]
+
+
+def _check_shapes(name: str, got: Shapes, expected: Shapes, biases: bool) -> None:
+    if got == expected:
+        return
+    hint = "all must fit the channels of x and the groups"
+    if len(got) != len(expected):
+        refuse(f"{len(expected)} tensors of {name}", len(got), hint)
+    i = next(i for i in range(len(got)) if got[i] != expected[i])
+    refuse(f"{name}[{i}] ({NAMES[name][i // (1 + biases)]}) of shape {expected[i]}", got[i], hint)
+
+
+def check_layer(
+    x: Tensor,
+    ica: Sequence[Tensor],
+    sa: Sequence[Tensor],
+    beta: Tensor | None,
+    groups: int,
+    shuffle: bool,
+    training: bool = False,
+    biases: bool = True,
+) -> None:
+    """Check the parameters of ``attend`` against x, or without `biases` the weights alone.
+
+    Raises:
+        ValueError: where a size does not fit.
+    """
+    if x.ndim != 4:
+        refuse("x of shape (N, C, H, W)", tuple(x.shape), "give it 4 axes")
+    C, norm = x.shape[1], len(ica) > 4 * (1 + biases)
+    if ica:
+        shapes: Shapes = [tuple(p.shape) for p in ica]
+        M, K = (*shapes[(1 + biases) % len(ica)][:1], *shapes[0][2:], 0, 0)[:2]
+        _check_shapes("ica", shapes, ica_shapes(C, M, K, norm, biases), biases)
+        if K % 2 == 0:
+            refuse("an odd number of taps", K, "use fused=False")
+    if sa:
+        if groups < 1 or C % (2 * groups):
+            refuse("channels divisible by 2 * groups", f"{C} channels, groups={groups}", "see SA")
+        half: Shapes = [(C // (2 * groups),)] * (3 * (1 + biases))
+        _check_shapes("sa", [tuple(p.shape) for p in sa], half, biases)
+    elif groups or shuffle or not ica:
+        refuse(
+            "ica, sa or both, and groups with sa", f"no sa, groups={groups}", "give what it is of"
+        )
+    if not all(p.is_floating_point() for p in (*ica, *sa)):
+        refuse("floating parameters", [str(p.dtype) for p in (*ica, *sa)], "convert the layer")
+    if (beta is not None) != bool(ica and sa):
+        refuse("beta with both ica and sa alone", beta, "leave it out or give both")
+    if beta is not None and beta.numel() != 1:
+        refuse("beta of one element", f"shape {tuple(beta.shape)}", "use fused=False")
+    if training and ica and not norm:
+        refuse("training=True with a norm alone", "none", "give training=False")
+
+
+def check_like(name: str, got: Tensor, like: Tensor, shape: Sequence[int]) -> None:
+    """Check a tensor that must have the type and device of another, and a shape."""
+    if got.shape != tuple(shape) or got.dtype != like.dtype or got.device != like.device:
+        expected = f"{name} of shape {tuple(shape)}, {like.dtype} on {like.device}"
+        hint = "give what the forward took or returned"
+        refuse(expected, f"shape {tuple(got.shape)}, {got.dtype} on {got.device}", hint)
