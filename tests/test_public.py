@@ -44,6 +44,7 @@ ARROWS = {
     "icasa.attention.icasa": {
         "torch",
         "icasa._check",
+        "icasa.padding",
         "icasa.attention.ica",
         "icasa.attention.sa",
         "icasa.kernels",

@@ -13,9 +13,10 @@ def float_labels(layer: Any, x: Tensor, y: Tensor) -> Tensor:
     name, k = type(layer).__name__, layer.num_classes
     for argument, value in (("x", x), ("y", y)):
         if not isinstance(value, Tensor):
+            hint = "" if argument == "x" else f"number the classes 0..{k - 1} and "
             raise ValueError(
                 f"{name} expected {argument} to be a tensor, got {type(value).__name__}; "
-                f"number the classes 0..{k - 1} and call torch.as_tensor"
+                f"{hint}call torch.as_tensor first"
             )
     n = len(x) if x.ndim else 0
     if x.ndim < 2 or not x.is_floating_point():

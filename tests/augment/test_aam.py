@@ -264,7 +264,7 @@ def test_options_are_checked_at_construction(options, message):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"x": [[0.0] * 2] * 4}, r"AAM expected x to be a tensor, got list; "),
+        ({"x": [[0.0] * 2] * 4}, r"AAM expected x to be a tensor, got list; call torch.as"),
         ({"y": [0, 1, 0, 1]}, r"AAM expected y to be a tensor, got list; number the classes 0..2"),
         ({"x": torch.zeros(4)}, r"at least 2 axes, got torch.float32 \(4,\)"),
         ({"x": torch.zeros(4, 2).long()}, r"floating point x.*torch.int64.*x.float\(\)"),
