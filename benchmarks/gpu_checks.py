@@ -68,63 +68,61 @@ def near(name: str, got: Tensor, want: Tensor, tolerance: float, unit: float) ->
         raise AssertionError(f"{name}: error {error:.2g}, tolerance {tolerance:.2g}")
 
 
-def check_operator(
-    name: str,
-    arguments: Sequence[Any],
-    device: torch.device,
-    tolerances: tuple[float, float],
-    unit: float = 1e-3,
-) -> None:
-    """Compare an operator with its float64 CPU body.
+def draw_layer(
+    name: str, shape: Sequence[int], groups: int, numbers: Callable[..., Tensor]
+) -> tuple[list[Tensor], list[Tensor], Tensor | None]:
+    """Draw the parameters of a layer as the operators take them: of ICA, of SA, and beta."""
+    C, M, half = shape[1], 8, shape[1] // (2 * groups)
+    sizes = [(C, 1, 3), (C,), (M, C, 1), (M,), (C, M, 1), (C,), (C, M, 1), (C,), *[(M,)] * 4]
+    ica, sa = PARTS[name]
+    coordinate = [0.3 * numbers(*size) for size in sizes] if ica else []
+    if ica:
+        coordinate[-1] = coordinate[-1].exp()  # a variance
+    shuffle = [0.3 * numbers(half) for _ in range(6)] if sa else []
+    return coordinate, shuffle, torch.tensor([0.3]) if ica and sa else None
 
-    There is a tolerance for its first result and one for the others, with `unit` as for `near`.
-    """
 
-    def run(move: Callable[[Tensor], Tensor]) -> list[Tensor]:
-        moved = [move(a) if isinstance(a, Tensor) else a for a in arguments]
-        out = getattr(OPS, name)(*moved)
-        out = [out] if isinstance(out, Tensor) else list(out)
-        if name == "moments":  # what mean lost when it was rounded is the body's own
-            out[4] = out[3].double() + out[4]
-        return out
-
-    got = run(lambda t: t.to(device))
-    same(name, got, run(lambda t: t.to(device)))
-    want = run(lambda t: t.cpu().double())
-    for i, (a, b) in enumerate(zip(got, want, strict=True)):
-        near(f"{name}, tensor {i}", a.cpu(), b, tolerances[i > 0], unit if i else 1e-3)
+def run_operators(
+    g: Tensor, x: Tensor, ica: list[Tensor], sa: list[Tensor], *options: Any
+) -> dict[str, list[Tensor]]:
+    """Return the outputs of the three operators on one map, by their names."""
+    y, saved, statistics = OPS.attend_forward(x, ica, sa, *options)
+    dx, dica, dsa, dbeta = OPS.attend_backward(g, x, saved, ica[:10], sa, *options)
+    return {
+        "attend": [OPS.attend(x, ica, sa, *options[:-1])],
+        "attend_forward": [y, statistics],
+        "attend_backward": [dx, *dica, *dsa, dbeta],
+    }
 
 
 def check_operators(
     shape: Sequence[int], groups: int, dtype: torch.dtype, offset: float, device: torch.device
 ) -> None:
-    """Compare the four operators on one kind of map, for each layer and with each option."""
-    N, C, H, W = shape
+    """Compare the operators with the CPU in float64 on one kind of map, for each layer."""
     generator = torch.Generator().manual_seed(sum(shape))
 
     def numbers(*size: int) -> Tensor:
         return torch.randn(size, generator=generator)
 
     x, g = (numbers(*shape) + offset).to(dtype), numbers(*shape).to(dtype)
-    mean = OPS.moments(x.double(), False, groups)[3].float()
-    exact, rounded = 5e-5, ROUNDED[dtype]
-    coordinate = [numbers(N, C, length).sigmoid() for length in (H, W)]
-    half = [numbers(N, C // 2) for _ in range(6)]
-    for name, (axes, planes) in PARTS.items():
-        G = groups if planes else 0
-        check_operator("moments", (x, axes, G), device, (exact, exact))
-        gates = [*coordinate, torch.tensor([0.3]), half[0].sigmoid(), half[1], half[2], mean]
-        given = [axes, axes, name == "ICASA", *[planes] * 4]
-        gates = [gate if there else None for gate, there in zip(gates, given, strict=True)]
-        for shuffle, residual in ((True, False), (False, True)):
-            options = (*gates, G, shuffle and planes, residual)
-            check_operator("mix", (x, *options), device, (rounded, rounded))
-            unit = 1e-3 + offset  # what the sums of x are made of
-            check_operator("mix_backward", (g, x, *options), device, (rounded, exact), unit)
-        empty = torch.empty(0)
-        small = [numbers(N, C, H), numbers(N, C, W)] if axes else [empty, empty]
-        small += [*half[3:], mean, 1e-5 * half[0]] if planes else [empty] * 5
-        check_operator("moments_backward", (g, x, *small, axes, G), device, (rounded, rounded))
+    slack = 3 + offset / 30  # x - mean has lost the digits of the mean
+    for name, training in itertools.product(PARTS, (True, False)):
+        ica, sa, beta = draw_layer(name, shape, groups, numbers)
+        options = (1e-5, 1e-5, groups if sa else 0, bool(sa), training, training and bool(ica))
+
+        def run(move: Callable[[Tensor], Tensor]) -> dict[str, list[Tensor]]:
+            layer = [move(p) for p in ica], [move(p) for p in sa]  # noqa: B023 (called at once)
+            mixed = None if beta is None else move(beta)  # noqa: B023
+            return run_operators(move(g), move(x), *layer, mixed, *options)  # noqa: B023
+
+        got, again = (run(lambda t: t.to(device)) for _ in range(2))
+        for operator, exact in run(lambda t: t.cpu().double()).items():
+            title = f"{operator} of {name}"
+            same(title, got[operator], again[operator])
+            unit = max(t.norm().item() for t in exact) / 10  # for gradients that should cancel
+            for i, (a, b) in enumerate(zip(got[operator], exact, strict=True)):
+                tolerance = slack * (5e-5 if i else ROUNDED[dtype])
+                near(f"{title}, tensor {i}", a.cpu(), b, tolerance, unit)
 
 
 def lay_out(x: Tensor, layout: str) -> Tensor:

@@ -1,6 +1,6 @@
 """The steps that coordinate attention and ICA share: pool onto each axis, gate along it."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
@@ -24,27 +24,6 @@ def axis_means(x: Tensor, lengths: Tensor | None = None) -> list[Tensor]:
     return means
 
 
-def axis_gates(
-    means: Sequence[Tensor],
-    squeeze: Callable[[Tensor, Tensor | None], Tensor],
-    expand: Iterable[Callable[[Tensor], Tensor]],
-    lengths: Tensor | None = None,
-) -> list[Tensor]:
-    """Gates (N, C, S_a) in (0, 1) from the means (N, C, S_a) onto each axis.
-
-    Eq. 8 is ``squeeze`` (C to M channels) over their concatenation and where that is valid, Eq. 9
-    and 10 are ``expand``, one map from M to C channels per axis.
-    """
-    # DIFF: step (2) says "in the channel dimension"; the shapes and step (3) fit only space.
-    sizes = [mean.shape[2] for mean in means]
-    valid = None
-    if lengths is not None:  # the last axis stands last, and the others are valid throughout
-        valid = valid_positions(lengths.long() + sum(sizes[:-1]), sum(sizes))
-    f = squeeze(torch.cat(list(means), dim=2), valid)  # (N, M, H + W)
-    parts = torch.split(f, sizes, dim=2)
-    return [torch.sigmoid(to_gate(part)) for to_gate, part in zip(expand, parts, strict=True)]
-
-
 def coordinate_gates(
     x: Tensor,
     squeeze: Callable[[Tensor, Tensor | None], Tensor],
@@ -53,11 +32,19 @@ def coordinate_gates(
 ) -> tuple[Tensor, ...]:
     """Gates in (0, 1) along each axis of ``x`` (N, C, *S), each shaped to broadcast against it.
 
-    Eq. 6 and 7 are the means, `axis_gates` the rest.
+    Eq. 6 and 7 are the means, Eq. 8 is ``squeeze`` (C to M channels) over their concatenation and
+    where that is valid, Eq. 9 and 10 are ``expand``, one map from M to C channels per axis.
     """
+    means = axis_means(x, lengths)
+    # DIFF: step (2) says "in the channel dimension"; the shapes and step (3) fit only space.
+    sizes = [mean.shape[2] for mean in means]
+    valid = None
+    if lengths is not None:  # the last axis stands last, and the others are valid throughout
+        valid = valid_positions(lengths.long() + sum(sizes[:-1]), sum(sizes))
+    f = squeeze(torch.cat(means, dim=2), valid)  # (N, M, H + W)
     gates = []
-    for axis, gate in enumerate(axis_gates(axis_means(x, lengths), squeeze, expand, lengths)):
-        gate = gate.to(x.dtype)  # (N, C, S_a)
+    for axis, (to_gate, part) in enumerate(zip(expand, torch.split(f, sizes, dim=2), strict=True)):
+        gate = torch.sigmoid(to_gate(part)).to(x.dtype)  # (N, C, S_a)
         ones = [1] * (x.ndim - 3)
         gates.append(gate.reshape(*gate.shape[:2], *ones[:axis], gate.shape[2], *ones[axis:]))
     return tuple(gates)

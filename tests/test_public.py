@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent
 SOURCES = sorted((ROOT / "icasa").rglob("*.py"))
 PACKAGES = [icasa, icasa.attention, icasa.augment]
 PUBLIC = {p.__name__ for p in PACKAGES} | {f"{p.__name__}.{n}" for p in PACKAGES for n in p.__all__}
-PUBLIC |= {"icasa.__version__", "icasa.kernels.body"}
+PUBLIC |= {"icasa.__version__"}
 IMPORT = """
 import sys, numpy, torch
 before = set(sys.modules)
@@ -30,7 +30,8 @@ ARROWS = {
     "icasa.activation": {"torch", "numpy", "icasa._check"},
     "icasa.conv": {"torch", "numpy", "icasa._check"},
     "icasa.padding": {"torch", "icasa._check"},
-    "icasa.coordinate": {"torch", "icasa._check", "icasa.padding", "icasa.kernels"},
+    "icasa.coordinate": {"torch", "icasa._check", "icasa.padding"},
+    "icasa.optim": {"torch"},
     "icasa.augment": {"torch", "numpy", "icasa._check", "icasa.augment", "icasa.padding"},
     "icasa.attention": {
         "torch",
@@ -38,20 +39,30 @@ ARROWS = {
         "icasa.activation",
         "icasa.conv",
         "icasa.coordinate",
+        "icasa.optim",
         "icasa.padding",
+        "icasa.attention._fused",
+    },
+    "icasa.attention._fused": {
+        "torch",
+        "icasa._check",
+        "icasa.activation",
+        "icasa.conv",
         "icasa.kernels",
     },
     "icasa.attention.icasa": {
         "torch",
         "icasa._check",
         "icasa.padding",
+        "icasa.optim",
+        "icasa.attention._fused",
         "icasa.attention.ica",
         "icasa.attention.sa",
-        "icasa.kernels",
     },
     "icasa.attention.__init__": {"icasa.attention"},
-    "icasa.kernels": {"torch", "triton", "icasa.kernels"},
-    "icasa.insert": {"torch", "icasa._check", "icasa._places", "icasa._trace"},
+    "icasa.kernels": {"torch", "icasa.kernels"},
+    "icasa.kernels.triton": {"torch", "triton", "icasa.kernels"},
+    "icasa.insert": {"torch", "icasa._check", "icasa._places", "icasa._trace", "icasa.attention"},
     "icasa._places": {"torch", "icasa._trace", "icasa.attention"},
     "icasa._trace": {"torch"},
     "icasa.convert": {"torch", "icasa._check", "icasa.attention"},
@@ -114,6 +125,11 @@ def test_public_names_are_sorted_exist_and_are_documented(package):
     assert package.__all__ == sorted(set(package.__all__), key=ruff_order)
     for name in package.__all__:
         assert (getattr(package, name).__doc__ or "").strip(), name
+
+
+def test_the_layers_are_those_that_the_package_names():
+    names = [cls.__name__ for cls in icasa.attention.LAYERS]
+    assert names == icasa.attention.__all__
 
 
 def test_the_top_level_names_every_layer_and_augmentation():

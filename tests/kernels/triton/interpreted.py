@@ -1,12 +1,11 @@
 """Run by test_interpreter.py under TRITON_INTERPRET=1: launches on CPU tensors against float64.
 
-The references are the formulas of ops.py, their gradients autograd's. Every tensor that a launch
-allocates begins as NaN, so an element that no program wrote shows.
+What they are compared with is `reference` in float64, and its gradients by autograd. Every tensor
+that a launch allocates begins as NaN, so an element that no program wrote shows.
 """
 
 import pytest
 import torch
-import torch.nn.functional as F
 
 pytest.importorskip("triton", reason="triton is not installed here")
 
@@ -20,7 +19,7 @@ SHAPES = [(2, 8, 5, 12), (3, 8, 1, 7), (1, 8, 3, 5), (1, 4, 40, 33), (1, 4, 13, 
 GROUPS = [2, 4, 1, 2, 1]
 CASES = list(zip(SHAPES, GROUPS, strict=True))
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
-NAMES = ("g_h", "g_w", "beta", "gate", "a", "b")
+MIXING = ("g_h", "g_w", "beta", "gate", "a", "b")
 
 sizes = pytest.mark.parametrize(("shape", "groups"), CASES, ids=str)
 each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype)[6:])
@@ -48,38 +47,6 @@ def agree(name, got, want, tolerance=3e-6):
     assert ((got - want).abs() <= allowed).all(), (name, (got - want).abs().max(), want.abs().max())
 
 
-def halves(x, groups):
-    """Channels of the channel half and of the spatial half."""
-    c = torch.arange(x.shape[1])
-    spatial = c % (x.shape[1] // groups) >= x.shape[1] // (2 * groups)
-    return c[~spatial], c[spatial]
-
-
-def moments(x, groups):
-    channel, spatial = halves(x, groups)
-    mean = x.mean((2, 3))
-    var = x[:, spatial].var((2, 3), correction=0)
-    return x.mean(3), x.mean(2), mean[:, channel], mean[:, spatial], var
-
-
-def mix(x, gates, mean, groups, shuffle, residual):
-    g_h, g_w, beta, gate, a, b = gates
-    y = 0.0
-    if g_h is not None:
-        y = x * g_h[..., None] * g_w[:, :, None]
-    if gate is not None:
-        channel, spatial = halves(x, groups)
-        v = torch.empty_like(x)
-        v[:, channel] = x[:, channel] * gate[..., None, None]
-        a, b, mean = (t[..., None, None] for t in (a, b, mean))
-        v[:, spatial] = x[:, spatial] * torch.sigmoid(a * (x[:, spatial] - mean) + b)
-        if shuffle:
-            k, j = torch.meshgrid(torch.arange(x.shape[1] // 2), torch.arange(2), indexing="ij")
-            v = v[:, (j * (x.shape[1] // 2) + k).flatten()]
-        y = v if g_h is None else beta * y + (1 - beta) * v
-    return y + x if residual else y
-
-
 def make_gates(shape, parts):
     N, C, H, W = shape
     gates = [torch.sigmoid(numbers(N, C, L, seed=L)) for L in (H, W)] + [torch.tensor([0.3])]
@@ -103,17 +70,18 @@ def test_moments_and_their_backward(shape, groups, dtype, offset, axes):
     x = numbers(*shape, offset=offset, dtype=dtype)
     got = triton_moments.moments(x, axes, groups)
     x64 = x.double().requires_grad_()
-    want = moments(x64, groups)
-    *_, mean, lost, var = got
+    want = reference.moments(x64, True, groups)
+    want = [*want[:4], want[5]]
+    *_, mean, mean_lo, var = got
     pairs = list(zip(("z_h", "z_w", "s", "mean", "var"), (*got[:4], var), want, strict=True))
     for name, g, w in pairs if axes else pairs[2:]:
         agree(name, g, w.detach())
-    assert (mean.double() + lost - want[3]).abs().max() < 1e-6  # float32 is 6e-5 apart at 1000
+    assert (mean.double() + mean_lo - want[3]).abs().max() < 1e-6  # float32 is 6e-5 apart at 1000
     assert axes or got[0].numel() == got[1].numel() == 0
     dx = numbers(*shape, seed=1, dtype=dtype)
     grads = [numbers(*w.shape, seed=i) * area**0.5 for i, w in enumerate(want)]
     given = grads if axes else [torch.empty(0), torch.empty(0), *grads[2:]]
-    got_dx = triton_moments.moments_backward(dx, x, *given, mean, lost, axes, groups)
+    got_dx = triton_moments.moments_backward(dx, x, *given, mean, mean_lo, axes, groups)
     start = 0 if axes else 2
     (dx64,) = torch.autograd.grad(want[start:], x64, [g.double() for g in grads[start:]])
     agree("dx", got_dx, dx.double() + dx64, 1e-6)
@@ -150,16 +118,16 @@ def test_mix_and_its_backward(shape, groups, dtype, parts, shuffle, residual, of
     g = numbers(*shape, seed=1, dtype=dtype)
     gates = make_gates(shape, parts)
     groups = 0 if parts == "ica" else groups
-    mean = moments(x.double(), groups)[3].float() if groups else None
+    mean = reference.moments(x.double(), False, groups)[3].float() if groups else None
     options = (groups, shuffle, residual)
     x64, *gates64 = exact([x, *gates])
-    want = mix(x64, gates64, None if mean is None else mean.double(), *options)
+    want = reference.mix(x64, *gates64, None if mean is None else mean.double(), *options)
     agree("y", triton_mix.mix(x, *gates, mean, *options), want.detach())
     got = triton_mix.mix_backward(g, x, *gates, mean, *options)
     given = [t for t in gates64 if t is not None]
     grads = iter(torch.autograd.grad(want, [x64, *given], g.double()))
     agree("dx", got[0], next(grads), 1e-5)
-    for name, gate, grad in zip(NAMES, gates, got[1:], strict=True):
+    for name, gate, grad in zip(MIXING, gates, got[1:], strict=True):
         if gate is None:
             assert grad.numel() == 0, name
         else:
@@ -179,44 +147,59 @@ def coordinate_parameters(channels, width, taps, norm):
 @pytest.mark.parametrize("parts", ["both", "ica", "sa"])
 def test_gates(width, taps, norm, parts):
     N, C, H, W, groups = 2, 12, 5, 19, 3
-    z_h, z_w = numbers(N, C, H), numbers(N, C, W)
-    s, lost, var = (numbers(N, C // 2, seed=seed) for seed in (0, 2, 1))
-    var = var.exp()
+    s, mean, mean_lo, var = (numbers(N, C // 2, seed=seed) for seed in (0, 3, 2, 1))
     p = coordinate_parameters(C, width, taps, norm) if parts != "sa" else []
     q = [numbers(C // (2 * groups), seed=i) for i in range(6)] if parts != "ica" else []
     empty = torch.empty(0)
-    axes = (z_h, z_w) if p else (empty, empty)
-    planes = (s, lost, var) if q else [empty] * 3
-    got = triton_gates.gates(*axes, *planes, p, q, 1e-3, 1e-2, groups if q else 0)
-    if p:
-        z = torch.cat((z_h, z_w), 2).double()
-        p = [t.double() for t in p]
-        f = F.conv1d(z, p[0], p[1], padding=taps // 2, groups=C)
-        f = F.conv1d(f, p[2], p[3])
-        if norm:
-            f = F.batch_norm(f, p[10], p[11], p[8], p[9], training=False, eps=1e-3)
-        f = F.hardswish(f)
-        agree("g_h", got[0], torch.sigmoid(F.conv1d(f[..., :H], p[4], p[5])), 1e-5)
-        agree("g_w", got[1], torch.sigmoid(F.conv1d(f[..., H:], p[6], p[7])), 1e-5)
-    if q:
-        w1, b1, w2, b2, gamma, shift = (t.double().repeat(groups) for t in q)
-        agree("gate", got[2], torch.sigmoid(w1 * s + b1))
-        agree("a", got[3], w2 * gamma / torch.sqrt(var.double() + 1e-2))
-        agree("b", got[4], w2 * shift + b2 - got[3].double() * lost)
-    assert [t.numel() > 0 for t in got] == [bool(p)] * 2 + [bool(q)] * 3
+    axes = (numbers(N, C, H), numbers(N, C, W)) if p else (empty, empty)
+    planes = (s, mean, mean_lo, var.exp()) if q else [empty] * 4
+    means, beta = [*axes, *planes], torch.tensor([0.3])
+    got = triton_gates.gates(means, p, q, beta, 1e-3, 1e-2, groups if q else 0)
+    means64 = [t.double() for t in means]
+    want, _ = reference.gates(means64, p, q, beta, 1e-3, 1e-2, False)
+    for name, g, w in zip((*MIXING, "mean"), got, want, strict=True):
+        assert (g is None) == (w is None), name
+        if g is not None:
+            agree(name, g, w.double(), 1e-5)
+
+
+def layer(shape, groups, parts, training):
+    """A map, the lists of its parameters, and the other arguments of `attend_forward`."""
+    x = numbers(*shape, offset=30.0)
+    p = coordinate_parameters(shape[1], 8, 3, True) if parts != "sa" else []
+    q = [numbers(shape[1] // (2 * groups), seed=i) for i in range(6)] if parts != "ica" else []
+    beta = torch.tensor([0.3]) if parts == "both" else None
+    return x, p, q, beta, 1e-3, 1e-2, groups if q else 0, bool(q), True, training
 
 
 @sizes
 @pytest.mark.parametrize("parts", ["both", "ica", "sa"])
 def test_attend(shape, groups, parts):
-    x = numbers(*shape, offset=30.0)
-    p = coordinate_parameters(shape[1], 8, 3, True) if parts != "sa" else []
-    q = [numbers(shape[1] // (2 * groups), seed=i) for i in range(6)] if parts != "ica" else []
-    beta = torch.tensor([0.3]) if parts == "both" else None
-    options = (1e-3, 1e-2, groups if q else 0, bool(q), True)
-    p64, q64 = ([t.double() for t in tensors] for tensors in (p, q))
-    want = reference.attend(x.double(), p64, q64, beta, *options)
-    agree("y", triton_ops.attend(x, p, q, beta, *options), want, 1e-5)
+    *given, _ = layer(shape, groups, parts, False)
+    x, *others = given
+    want = reference.attend(x.double(), *others)
+    agree("y", triton_ops.attend(x, *others), want, 1e-5)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("parts", ["both", "ica", "sa"])
+def test_attend_forward_and_backward(parts, training):
+    x, p, q, *others = layer((2, 8, 5, 12), 2, parts, training)
+    y, saved, statistics = triton_ops.attend_forward(x, p, q, *others)
+    exact = reference.attend_forward(x.double(), p, q, *others)
+    agree("y", y, exact[0], 1e-5)
+    if statistics.numel():
+        agree("statistics", statistics, exact[2], 1e-5)
+    g = numbers(*x.shape, seed=1)
+    got = triton_ops.attend_backward(g, x, saved, p[:10:2], q[::2], *others)
+    want = reference.attend_backward(g.double(), x.double(), exact[1], p[:10:2], q[::2], *others)
+    agree("dx", got[0], want[0], 1e-5)
+    for name, mine, theirs in zip(("dica", "dsa"), got[1:3], want[1:3], strict=True):
+        unit = max([t.abs().max() for t in theirs], default=0)
+        for i, (a, b) in enumerate(zip(mine, theirs, strict=True)):
+            assert (a - b).abs().max() <= 1e-4 * unit, (name, i)
+    if parts == "both":
+        agree("dbeta", got[3], want[3], 1e-4)
 
 
 @sizes

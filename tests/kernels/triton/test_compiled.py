@@ -22,7 +22,7 @@ if not CUOBJDUMP.exists():
 
 MAPS = {"x", "y", "g", "dx", "out"}  # the pointers to whole maps; the others are float32
 ICA = {"g_h", "g_w", "dg_h", "dg_w", "z_h", "z_w", "dz_h", "dz_w"}
-SA = {"gate", "a", "b", "mean", "lost", "dgate", "da", "db", "s", "var", "ds", "dmean", "dvar"}
+SA = {"gate", "a", "b", "mean", "mean_lo", "dgate", "da", "db", "s", "var", "ds", "dmean", "dvar"}
 KERNELS = {  # with the elements of a tile
     "moments_fwd": (triton_moments.moments_fwd_kernel, triton_moments.ELEMENTS),
     "moments_bwd": (triton_moments.moments_bwd_kernel, triton_moments.ELEMENTS),
@@ -101,7 +101,7 @@ def test_no_spills_no_float64_and_wide_loads(name, height, width, kind, parts, a
 @pytest.mark.parametrize("kind", ["fp32", "bf16"])
 def test_gates_do_not_spill(width, kind, tmp_path):
     kernel = triton_gates.gates_kernel
-    statistics = {"z_h", "z_w", "s", "lost", "var", "g_h", "g_w", "gate", "a", "b"}
+    statistics = {"z_h", "z_w", "s", "mean_lo", "var", "g_h", "g_w", "gate", "a", "b"}
     kinds = {name: kind for name in kernel.arg_names if name not in statistics}
     compiled = build(kernel, triton_gates.constants(width) | {"K": 3}, kinds)
     assert "f64" not in compiled.asm["ptx"]
