@@ -1,0 +1,174 @@
+"""Print what each attention layer costs in a model: parameters, MACs, memory, latency.
+
+``python -m icasa.cost mymodule:make --input 3x224x224 --batch 1 32 --csv cost.csv``: ``make`` is
+called without arguments and returns the model; its module lies in the present folder or is
+installed (``timm.models:resnet50``).
+"""
+
+import argparse
+import csv
+import importlib
+import json
+import logging
+import shlex
+import sys
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from icasa.cost.measure import Layer, compare, default_layers
+from icasa.cost.table import rows, table
+from icasa.environment import environment
+
+
+def parser() -> argparse.ArgumentParser:
+    """Make the flags."""
+    text = (__doc__ or "").split("\n")[0]
+    flags = argparse.ArgumentParser(prog="python -m icasa.cost", description=text)
+    flags.add_argument("model", help="module:callable that returns a model, or is one")
+    flags.add_argument(
+        "--input", nargs="+", required=True, type=shape, metavar="CxHxW",
+        help="shape of an input without its batch axis; of several inputs, one after the other",
+    )  # fmt: skip
+    flags.add_argument("--batch", nargs="+", type=int, default=[1], metavar="N", help="default: 1")
+    flags.add_argument("--layers", nargs="+", metavar="NAME", help="names, or module:callable")
+    flags.add_argument("--ndim", type=int, help="spatial axes of the layers (default: the input's)")
+    text = "pattern of module names, module:type, or residual (default)"
+    flags.add_argument("--where", default="residual", help=text)
+    flags.add_argument("--device", nargs="+", help="default: cpu, and cuda where there is one")
+    flags.add_argument("--threads", type=int, help="CPU threads (default: torch's)")
+    text = "timed calls of each model (default: 30; section 3.2 of the paper: 1000)"
+    flags.add_argument("--rounds", type=int, default=30, help=text)
+    text = "calls before them (default: 5; section 3.2 of the paper: 100)"
+    flags.add_argument("--warmup", type=int, default=5, help=text)
+    flags.add_argument("--no-step", action="store_true", help="leave training out")
+    flags.add_argument("--seed", type=int, default=0)
+    flags.add_argument("--csv", type=Path, help="file for the rows")
+    flags.add_argument("--json", type=Path, help="file for the rows")
+    return flags
+
+
+def shape(text: str) -> tuple[int, ...]:
+    """Read "3x224x224"."""
+    try:
+        axes = tuple(int(axis) for axis in text.lower().split("x"))
+    except ValueError:
+        axes = ()
+    if not axes or min(axes) < 1:
+        raise argparse.ArgumentTypeError(
+            f"expected sizes >= 1 joined by x, such as 3x224x224, got {text!r}"
+        )
+    return axes
+
+
+def load(text: str) -> Any:
+    """Import what ``module:name`` names, from the present folder first."""
+    module, _, name = text.partition(":")
+    if not module or not name:
+        raise ValueError(f"expected module:callable, got {text!r}; for example mymodule:make")
+    folder = str(Path.cwd())
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    try:
+        found = importlib.import_module(module)
+    except Exception as error:  # whatever the user's module raises
+        line = f"{type(error).__name__}: {error}".split("\n")[0]
+        raise ValueError(
+            f"expected a module that imports from {folder} or is installed, got {module!r} ({line})"
+        ) from error
+    for part in name.split("."):
+        if not hasattr(found, part):
+            near = [key for key in vars(found) if not key.startswith("_")]
+            raise ValueError(f"expected a name in {module}, got {name!r}; it has {near[:10]}")
+        found = getattr(found, part)
+    return found
+
+
+def load_model(text: str) -> nn.Module:
+    """Return the model that ``module:callable`` names or makes."""
+    made = load(text)
+    if not isinstance(made, nn.Module):
+        try:
+            made = made()
+        except Exception as error:  # whatever the user's function raises
+            line = f"{type(error).__name__}: {error}".split("\n")[0]
+            hint = "name a function without required arguments"
+            raise ValueError(f"{text}() fails: {line}; {hint}") from error
+    if not isinstance(made, nn.Module):
+        raise ValueError(f"expected a torch.nn.Module from {text}, got {type(made).__name__}")
+    return made
+
+
+def choose_layers(names: Sequence[str] | None, ndim: int) -> dict[str, Layer]:
+    """Return the named layers of this library, those of ``module:callable``, or all."""
+    known = default_layers(ndim)
+    chosen = {}
+    for name in known if names is None else names:
+        if ":" not in name and name not in known:
+            raise ValueError(f"expected module:callable or one of {list(known)}, got {name!r}")
+        chosen[name] = known[name] if name in known else load(name)
+    return chosen
+
+
+def write(path: Path, made: list[dict[str, Any]], as_json: bool) -> None:
+    """Write rows as JSON or as CSV."""
+    with path.open("w", newline="") as file:
+        if as_json:
+            json.dump(made, file, indent=1)
+        else:
+            writer = csv.DictWriter(file, made[0], lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(made)
+
+
+def run(args: argparse.Namespace, argv: Sequence[str]) -> None:
+    """Measure, print the table and write the files."""
+    torch.manual_seed(args.seed)
+    files = [path for path in (args.csv, args.json) if path]
+    for path in files:  # before the measurement rather than after it
+        if not path.parent.is_dir():
+            raise ValueError(f"expected a file in an existing folder, got {path}; make the folder")
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    x = tuple(torch.randn(1, *axes) for axes in args.input)
+    ndim = args.ndim or max(1, x[0].ndim - 2)
+    costs = compare(
+        load_model(args.model),
+        x,
+        layers=choose_layers(args.layers, ndim),
+        where=load(args.where) if ":" in args.where else args.where,
+        batch_sizes=args.batch,
+        devices=args.device or ["cpu", *["cuda"] * torch.cuda.is_available()],
+        rounds=args.rounds,
+        warmup=args.warmup,
+        step=not args.no_step,
+        seed=args.seed,
+    )
+    print(f"Latency: median (20th-80th percentile) of {args.rounds} rounds. Threads: ", end="")
+    print(f"{torch.get_num_threads()}.\n\n{table(costs)}\n")
+    command = shlex.join(["python", "-m", "icasa.cost", *argv])
+    date = datetime.now(timezone.utc).strftime("%Y-%m-%d")
+    facts = {**environment(), "command": command, "date": date}
+    for path in files:
+        write(path, rows(costs, facts), as_json=path == args.json)
+        print(f"{len(costs)} rows in {path}")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command; what is wrong with it is one line and exit status 2."""
+    argv = sys.argv[1:] if argv is None else argv
+    logging.basicConfig(level=logging.INFO, format="%(message)s")  # progress, to stderr
+    flags = parser()
+    args = flags.parse_args(argv)
+    try:
+        run(args, argv)
+    except (ValueError, OSError) as error:
+        flags.exit(2, f"{flags.prog}: error: {error}\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,326 @@
+"""Measurements behind `icasa.cost`: what a model costs with each attention layer in it.
+
+`compare` puts each layer into a copy of a model and measures it against the plain model.
+"""
+
+import contextlib
+import copy
+import logging
+import random
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.backends.mha import get_fastpath_enabled, set_fastpath_enabled
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from icasa._check import check_positive_int
+from icasa.attention import CA, CBAM, ECA, ICA, ICASA, SA, SE
+from icasa.insert import insert_attention
+
+Layer = Callable[[int], nn.Module]  # from channels
+PLAIN = "plain"  # the row of the model without a layer
+logger = logging.getLogger("icasa.cost")
+
+
+class Latency(NamedTuple):
+    """Milliseconds of a call, and its ratio to the plain model: median, 20th, 80th percentile."""
+
+    ms: float
+    ms_p20: float
+    ms_p80: float
+    ratio: float
+    ratio_p20: float
+    ratio_p80: float
+
+
+class Cost(NamedTuple):
+    """What the model costs with one layer, for one batch size on one device; see `compare`."""
+
+    layer: str
+    device: str
+    batch_size: int
+    places: int
+    parameters: int
+    macs: int
+    saved: int
+    forward: Latency
+    step: Latency | None
+
+
+def compare(
+    model: nn.Module,
+    x: Tensor | tuple[Any, ...],
+    *,
+    layers: Mapping[str, Layer] | None = None,
+    where: str | type[nn.Module] = "residual",
+    batch_sizes: Sequence[int] | None = None,
+    devices: Sequence[torch.device | str] | None = None,
+    rounds: int = 30,
+    warmup: int = 5,
+    step: bool = True,
+    seed: int = 0,
+) -> list[Cost]:
+    """Measure ``model`` as it is and with each layer put into a copy by `insert_attention`.
+
+    All models are timed in turn, round by round, in an order drawn anew each round, by the wall
+    clock, synchronised on CUDA; the ratio to the plain model is taken round by round. Section 3.2
+    of Li et al. 2026 times a batch size of 1 with ``warmup=100, rounds=1000``.
+
+    Args:
+        model: any module; it is left as it was.
+        x: an input with its batch axis, or a tuple of arguments.
+        layers: from a name to what makes a layer from channels. Default: all of this library for
+            maps with as many spatial axes as ``x`` has, SA and ICASA with ``shuffle=False``.
+        where: the places, as in `insert_attention`.
+        batch_sizes: ``x`` is repeated or shortened to each. Default: that of ``x``.
+        devices: for example ``["cpu", "cuda"]``. Default: that of ``x``.
+        rounds: timed calls of each model.
+        warmup: calls of each model before them.
+        step: also time a step and measure what it saves: forward in training mode and backward from
+            the mean square of the outputs, without the optimiser. What is frozen stays frozen.
+        seed: of the order.
+
+    Returns:
+        A `Cost` per device, batch size and model, the plain one first. ``macs`` are the
+        multiply-accumulates of a forward of the batch: half of what torch's FlopCounterMode counts,
+        on plain torch operators. ``saved`` is the bytes that the forward of a step saves for its
+        backward: unique storages, without parameters and buffers (0 with ``step=False``).
+
+    Raises:
+        ValueError: if the model fails on ``x``, there is no place, or a layer does not fit.
+
+    >>> import torch
+    >>> from torch import nn
+    >>> from icasa import SE
+    >>> from icasa.cost import compare
+    >>> model = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU())
+    >>> costs = compare(model, torch.randn(2, 3, 8, 8), layers={"SE": SE}, where="0", rounds=2)
+    >>> [(cost.layer, cost.places, cost.parameters, cost.macs) for cost in costs]
+    [('plain', 0, 448, 31104), ('SE', 1, 497, 31168)]
+    """
+    args = x if isinstance(x, tuple) else (x,)
+    tensors = [a for a in args if isinstance(a, Tensor) and a.ndim]
+    if not tensors:
+        got = type(x).__name__
+        raise ValueError(f"expected a tensor with a batch axis as x, or a tuple of them, got {got}")
+    check_positive_int("rounds", rounds)
+    sizes = [check_positive_int("batch_sizes", n) for n in batch_sizes or [len(tensors[0])]]
+    targets = [_check_device(device) for device in devices or [tensors[0].device]]
+    first = next(model.parameters(), tensors[0])
+    if layers is None:
+        layers = default_layers(max(1, tensors[0].ndim - 2))
+    models = _insert(model, _move(args, first.device), layers, where)
+    costs = []
+    for device in targets:
+        for _, net in models.values():
+            net.to(device)
+        for size in sizes:
+            batch = _move(_resize(args, size), device)
+            logger.info("%s, batch size %d, rounds: %d", device, size, rounds)
+            forward, saved, steps = _measure(models, batch, device, rounds, warmup, step, seed)
+            for name, (count, net) in models.items():
+                counts = count, _parameters(net), macs(net, *batch), saved[name]
+                row = Cost(name, str(device), size, *counts, forward[name], steps.get(name))
+                costs.append(row)
+    return costs
+
+
+def default_layers(ndim: int = 2) -> dict[str, Layer]:
+    """Return all layers for ``ndim`` spatial axes; the shuffle would reorder a model's channels."""
+    shuffled = {"SA": partial(SA, shuffle=False), "ICASA": partial(ICASA, shuffle=False)}
+    anywhere: dict[str, Any] = {"ICA": ICA, **shuffled, "CA": CA, "SE": SE}
+    made: dict[str, Layer] = {name: partial(layer, ndim=ndim) for name, layer in anywhere.items()}
+    return made | ({"ECA": ECA, "CBAM": CBAM} if ndim == 2 else {})
+
+
+def macs(model: nn.Module, *args: Any) -> int:
+    """Multiply-accumulates of a forward: half of what torch's FlopCounterMode counts.
+
+    Convolutions and matrix products count, whether they are modules or functions, also those inside
+    attention and recurrent layers, which run on their plain paths for this. Norms, pools, biases
+    and other element-wise work do not.
+    """
+    # Without parameters that need gradients: else the counter fails at views made under no_grad.
+    model = copy.deepcopy(model).eval().requires_grad_(False)
+    for layer in model.modules():
+        if isinstance(layer, (ICA, SA, ICASA)):
+            layer.fused = False
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(torch.no_grad())
+        stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+        stack.callback(set_fastpath_enabled, get_fastpath_enabled())
+        set_fastpath_enabled(False)
+        if any(isinstance(module, nn.RNNBase) for module in model.modules()):
+            for backend in (torch.backends.mkldnn, torch.backends.cudnn):
+                stack.callback(backend.set_flags, backend.set_flags(False)[0])
+        counter = stack.enter_context(FlopCounterMode(display=False))
+        model(*args)
+    return int(counter.get_total_flops()) // 2
+
+
+def saved_bytes(forward: Callable[[], Any], spared: Iterable[Tensor]) -> int:
+    """Bytes that ``forward`` saves for its backward: unique storages, without the ``spared`` ones.
+
+    Parameters and buffers belong to the spared: they are there anyway. The input counts if saved.
+    """
+    known = {tensor.untyped_storage().data_ptr() for tensor in spared}
+    saved: dict[int, torch.UntypedStorage] = {}  # held, so that no address is given out twice
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in known:
+            saved[storage.data_ptr()] = storage
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        forward()
+    return sum(storage.nbytes() for storage in saved.values())
+
+
+def _insert(
+    model: nn.Module, args: tuple[Any, ...], layers: Mapping[str, Layer], where: Any
+) -> dict[str, tuple[int, nn.Module]]:
+    """Return the number of places and a copy of the model, by the layer that was put into it."""
+    if PLAIN in layers or not layers:
+        raise ValueError(f"expected names of layers other than {PLAIN!r}, got {list(layers)}")
+    shapes = ", ".join(str(tuple(a.shape)) for a in args if isinstance(a, Tensor))
+    plain = copy.deepcopy(model).eval()
+    with torch.no_grad():
+        _attempt(f"a forward of the model on x of shape {shapes}", partial(plain, *args))
+    try:
+        insert_attention(copy.deepcopy(model), nn.Identity, where=where, example=args)
+    except ValueError as error:
+        raise ValueError(f"no places for a layer: {error}") from error
+    models = {PLAIN: (0, plain)}
+    for name, layer in layers.items():
+        attended = copy.deepcopy(model)
+        try:
+            places = insert_attention(attended, layer, where=where, example=args)
+        except ValueError as error:
+            raise ValueError(f"{name} does not fit: {error}; leave it out of layers") from error
+        models[name] = len(places), attended
+        logger.info("%s, places: %s", name, ", ".join(place.name for place in places))
+    return models
+
+
+def _measure(
+    models: Mapping[str, tuple[int, nn.Module]],
+    batch: tuple[Any, ...],
+    device: torch.device,
+    rounds: int,
+    warmup: int,
+    step: bool,
+    seed: int,
+) -> tuple[dict[str, Latency], dict[str, int], dict[str, Latency]]:
+    """Return the latency of a forward, the bytes saved and the latency of a step, by model."""
+    nets = {name: net.eval() for name, (_, net) in models.items()}
+    clock = partial(_latencies, device=device, rounds=rounds, warmup=warmup, seed=seed)
+    with torch.no_grad():
+        forward = clock({f: partial(net, *batch) for f, net in nets.items()}, "forward")
+    saved, steps = dict.fromkeys(nets, 0), {}
+    if step:
+        for net in nets.values():
+            net.train()
+        steps = clock({name: partial(_step, net, batch) for name, net in nets.items()}, "step")
+        for name, net in nets.items():
+            net.zero_grad()
+            spared = (*net.parameters(), *net.buffers())
+            saved[name] = saved_bytes(partial(net, *batch), spared)
+    return forward, saved, steps
+
+
+def _latencies(
+    runs: Mapping[str, Callable[[], Any]],
+    call: str,
+    *,
+    device: torch.device,
+    rounds: int,
+    warmup: int,
+    seed: int,
+) -> dict[str, Latency]:
+    """Time all calls in turn, in an order drawn anew each round."""
+    for name, run in runs.items():
+        for _ in range(max(1, warmup)):
+            _attempt(f"the {call} of {name}", run)
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    order = random.Random(seed)
+    for _ in range(rounds):
+        for name in order.sample(list(runs), len(runs)):
+            seconds[name].append(_seconds(runs[name], device))
+    arrays = {name: np.array(taken) for name, taken in seconds.items()}
+    return {
+        name: Latency(*_spread(1e3 * taken), *_spread(taken / arrays[PLAIN]))
+        for name, taken in arrays.items()
+    }
+
+
+def _seconds(run: Callable[[], Any], device: torch.device) -> float:
+    """Wall clock of a call, with CUDA synchronised before and after."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    begin = time.perf_counter()
+    run()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - begin
+
+
+def _step(net: nn.Module, batch: tuple[Any, ...]) -> None:
+    """Forward and backward, where anything needs a gradient."""
+    net.zero_grad()
+    loss = sum(out.square().mean() for out in _outputs(net(*batch)))
+    if isinstance(loss, Tensor) and loss.requires_grad:
+        loss.backward()  # type: ignore[no-untyped-call]
+
+
+def _outputs(out: Any) -> list[Tensor]:
+    """Floating tensors in what a model returns, in dicts and sequences too."""
+    if isinstance(out, Tensor):
+        return [out] if out.is_floating_point() else []
+    if isinstance(out, Mapping):
+        out = tuple(out.values())
+    parts = out if isinstance(out, (list, tuple)) else ()
+    return [tensor for part in parts for tensor in _outputs(part)]
+
+
+def _check_device(name: torch.device | str) -> torch.device:
+    try:
+        return torch.empty(0, device=name).device
+    except (AssertionError, RuntimeError) as error:  # the former where torch has no CUDA
+        line = str(error).split("\n")[0]
+        raise ValueError(f"expected a device of this machine, got {name!r}: {line}") from error
+
+
+def _attempt(what: str, run: Callable[[], Any]) -> Any:
+    """Run what the user's model computes; whatever it raises is an input that does not fit."""
+    try:
+        return run()
+    except Exception as error:
+        line = str(error).strip().split("\n")[0]
+        raise ValueError(f"{what} fails: {type(error).__name__}: {line}") from error
+
+
+def _parameters(model: nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters())
+
+
+def _resize(args: tuple[Any, ...], size: int) -> tuple[Any, ...]:
+    """Repeat or shorten every tensor to a batch size."""
+    return tuple(
+        a[torch.arange(size, device=a.device) % len(a)] if isinstance(a, Tensor) and a.ndim else a
+        for a in args
+    )
+
+
+def _move(args: tuple[Any, ...], device: torch.device) -> tuple[Any, ...]:
+    return tuple(a.to(device) if isinstance(a, Tensor) else a for a in args)
+
+
+def _spread(values: Any) -> list[float]:
+    return [float(value) for value in np.quantile(values, (0.5, 0.2, 0.8))]

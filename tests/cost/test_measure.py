@@ -1,0 +1,246 @@
+"""The cost of a layer in a model: counts by hand, fair turns, the model untouched, clear errors."""
+
+import copy
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+
+from icasa import CA, CBAM, ECA, ICA, ICASA, SA, SE
+from icasa.cost import compare, default_layers, macs, measure, saved_bytes
+
+X = torch.randn(2, 3, 8, 8)
+
+
+class Block(nn.Module):
+    """A residual block of 9 * 16 * 16 + 2 * 16 parameters."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(16, 16, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(16)
+
+    def forward(self, x):
+        return (x + self.norm(self.conv(x))).relu()
+
+
+def make():
+    return nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), Block(), Block())
+
+
+def net_of(function, *modules):
+    """A module whose forward is ``function(*modules, x)``."""
+    net = nn.ModuleList(modules)
+    net.forward = partial(function, *modules)
+    return net
+
+
+def test_a_row_per_device_batch_size_and_layer_with_counts_by_hand():
+    layers = {"SE": SE, "ICASA": partial(ICASA, shuffle=False)}
+    costs = compare(make(), X, layers=layers, batch_sizes=(1, 4), rounds=2, warmup=1)
+    rows = [(c.layer, c.device, c.batch_size, c.places) for c in costs]
+    expected = [("plain", 0), ("SE", 2), ("ICASA", 2)]
+    assert rows == [(name, "cpu", size, n) for size in (1, 4) for name, n in expected]
+    plain = 64 * 16 * (27 + 2 * 9 * 16)
+    parameters = 16 * 28 + 2 * (9 * 16 * 16 + 32)
+    for cost, layer in zip(costs[:3], (None, SE(16), ICASA(16)), strict=True):
+        inserted = 0 if layer is None else 2
+        size = sum(p.numel() for p in layer.parameters()) if layer else 0
+        assert cost.parameters == parameters + inserted * size
+        alone = macs(layer, torch.randn(1, 16, 8, 8)) if layer else 0
+        assert cost.macs == plain + inserted * alone
+        assert cost.forward.ms > 0
+        assert cost.step.ms > 0
+    assert [4 * a.macs for a in costs[:3]] == [b.macs for b in costs[3:]]
+    assert all(a.saved < b.saved for a, b in zip(costs[:3], costs[3:], strict=True))
+    assert all(costs[0].saved < cost.saved for cost in costs[1:3])
+    assert costs[0].forward[3:] == costs[0].step[3:] == (1, 1, 1)
+
+
+def test_saved_is_what_a_training_step_saves():
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Sigmoid())
+    (plain, *_) = compare(model, X, layers={"SE": SE}, where="0", rounds=1)
+    assert plain.saved == X.nbytes + 2 * 4 * 64 * 4  # the input, and what the sigmoid returned
+
+
+def test_the_model_is_left_as_it_was():
+    model = make().eval()
+    model[0].requires_grad_(False)
+    before = copy.deepcopy(model.state_dict())
+    compare(model, X, layers={"SE": SE}, rounds=1)
+    assert not any(module.training or module._forward_hooks for module in model.modules())
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_models_take_turns_in_an_order_drawn_anew(monkeypatch):
+    turns = []
+    monkeypatch.setattr(measure, "_seconds", lambda run, device: turns.append(run) or 1.0)
+    runs = {name: partial(str, name) for name in ("plain", "a", "b")}
+    clock = partial(measure._latencies, runs, "forward", device=torch.device("cpu"), warmup=1)
+    clock(rounds=60, seed=0)
+    names = ["".join(run.args[0][0] for run in turns[i : i + 3]) for i in range(0, 180, 3)]
+    assert set(names) == {"pab", "pba", "apb", "abp", "bpa", "bap"}
+
+
+def test_ratios_are_taken_round_by_round(monkeypatch):
+    seconds = iter([1.0, 2.0, 10.0, 40.0, 100.0, 600.0])
+    monkeypatch.setattr(measure, "_seconds", lambda run, device: next(seconds))
+    monkeypatch.setattr(measure.random.Random, "sample", lambda self, names, k: names)
+    runs = dict.fromkeys(("plain", "a"), int)
+    times = measure._latencies(
+        runs, "forward", device=torch.device("cpu"), rounds=3, warmup=1, seed=0
+    )
+    assert times["a"].ms == pytest.approx(40e3)
+    assert times["a"].ratio == 4
+
+
+def test_step_none_leaves_training_out():
+    costs = compare(make(), X, layers={"SE": SE}, rounds=1, step=False)
+    assert [(cost.step, cost.saved) for cost in costs] == [(None, 0)] * 2
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda conv, x: {"out": conv(x), "size": 3},
+        lambda conv, x: (conv(x), [conv(x)], x.long()),
+        lambda conv, x: conv(x).detach(),
+    ],
+    ids=["dict", "nested", "no gradient"],
+)
+def test_models_may_return_anything(function):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 16, 1)
+
+        def forward(self, x):
+            return function(self.conv, x)
+
+    outputs = measure._outputs(Net()(X))
+    assert outputs
+    assert all(out.is_floating_point() for out in outputs)
+    measure._step(Net(), (X,))
+
+
+def test_a_step_reaches_every_parameter():
+    model = make()
+    measure._step(model, (X,))
+    assert all(p.grad is not None for p in model.parameters())
+
+
+def test_several_arguments_of_one_batch():
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 16, 1)
+
+        def forward(self, x, scale):
+            return self.conv(x) * scale[:, None, None, None]
+
+    costs = compare(
+        Two(), (X, torch.ones(2)), layers={"ECA": ECA}, where="conv", batch_sizes=[3], rounds=1
+    )
+    assert [cost.macs for cost in costs] == [3 * 64 * 48, 3 * (64 * 48 + 3 * 16)]
+
+
+def attention(x):
+    return nn.functional.scaled_dot_product_attention(x, x, x)
+
+
+@pytest.mark.parametrize(
+    ("model", "shape", "expected"),
+    [
+        (nn.Conv2d(3, 5, 3, groups=1), (1, 3, 6, 6), 5 * 16 * 27),
+        (nn.Conv2d(4, 4, 3, groups=4), (2, 4, 6, 6), 2 * 4 * 16 * 9),
+        (nn.ConvTranspose2d(3, 5, 3), (1, 3, 6, 6), 36 * 3 * 5 * 9),
+        (nn.Linear(3, 5), (2, 7, 3), 2 * 7 * 15),
+        (net_of(attention), (2, 4, 7, 8), 2 * 2 * 4 * 7 * 7 * 8),
+        (nn.LSTM(3, 5, batch_first=True), (2, 7, 3), 2 * 7 * 4 * 5 * (3 + 5)),
+        (nn.GRU(3, 5, batch_first=True), (2, 7, 3), 2 * 7 * 3 * 5 * (3 + 5)),
+        (
+            nn.TransformerEncoderLayer(8, 2, dim_feedforward=16, batch_first=True),
+            (1, 7, 8),
+            7 * (4 * 64 + 2 * 8 * 16) + 2 * 7 * 7 * 8,
+        ),
+        (nn.BatchNorm2d(3), (2, 3, 4, 4), 0),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else None,
+)
+def test_macs_by_hand(model, shape, expected):
+    assert macs(model, torch.randn(shape)) == expected
+
+
+def test_macs_do_not_depend_on_the_path_and_leave_the_switches():
+    fast, x = torch.backends.mha.get_fastpath_enabled(), torch.randn(1, 16, 5, 7)
+    assert macs(ICASA(16, fused=True), x) == macs(ICASA(16, fused=False), x) > 0
+    layer = ICASA(16, fused=True)
+    macs(layer, x)
+    assert layer.fused is True
+    assert torch.backends.mha.get_fastpath_enabled() is fast is True
+    macs(nn.LSTM(3, 5), torch.randn(2, 7, 3))
+    assert torch._C._get_mkldnn_enabled()
+    assert torch.backends.cudnn.enabled
+
+
+def test_macs_of_a_view_of_a_parameter():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.token, self.linear = nn.Parameter(torch.ones(2, 3)), nn.Linear(3, 5)
+
+        def forward(self, x):
+            return self.linear(self.token[:1]) + x
+
+    assert macs(Net(), torch.ones(5)) == 15  # the counter alone raises an AssertionError here
+
+
+def test_saved_are_unique_storages_without_parameters():
+    x = torch.randn(4, 3, requires_grad=True)
+    assert saved_bytes(lambda: x.sin() + x.cos(), []) == x.nbytes  # both save x
+    assert saved_bytes(lambda: x.sin() + x.cos(), [x]) == 0
+    assert saved_bytes(lambda: x.exp().exp(), []) == 2 * x.nbytes
+    assert saved_bytes(lambda: x + 1, []) == 0
+
+
+def test_default_layers_are_all_that_take_such_maps():
+    assert list(default_layers()) == ["ICA", "SA", "ICASA", "CA", "SE", "ECA", "CBAM"]
+    for ndim in (1, 2, 3):
+        x = torch.randn(2, 16, *(5, 6, 7)[:ndim])
+        for layer in default_layers(ndim).values():
+            made = layer(16)
+            assert made(x).shape == x.shape
+            assert not getattr(made, "shuffle", False)
+            assert isinstance(made, (ICA, SA, ICASA, CA, SE, ECA, CBAM))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"where": "nothing*"}, r"no places for a layer: .*nothing"),
+        ({"layers": {"SA": partial(SA, groups=3)}}, r"SA does not fit: .*leave it out of layers"),
+        ({"layers": {}}, r"expected names of layers other than 'plain', got \[\]"),
+        ({"layers": {"plain": SE}}, r"expected names of layers .*got \['plain'\]"),
+        ({"rounds": 0}, "expected rounds to be an integer >= 1, got 0"),
+        ({"batch_sizes": [0]}, "expected batch_sizes to be an integer >= 1, got 0"),
+        ({"devices": ["abc"]}, "expected a device of this machine, got 'abc'"),
+    ],
+)
+def test_errors_say_what_was_expected(options, message):
+    with pytest.raises(ValueError, match=message):
+        compare(make(), X, **{"layers": {"SE": SE}, "rounds": 1} | options)
+
+
+def test_an_input_that_the_model_does_not_take():
+    with pytest.raises(ValueError, match=r"x of shape \(1, 4, 8, 8\) fails: RuntimeError: Given"):
+        compare(make(), torch.randn(1, 4, 8, 8))
+    with pytest.raises(ValueError, match=r"expected a tensor with a batch axis as x, .* got int"):
+        compare(make(), 3)
+
+
+def test_a_step_that_fails_names_the_model():
+    model = nn.Sequential(nn.Conv2d(3, 16, 1), nn.AdaptiveAvgPool2d(1), nn.BatchNorm2d(16))
+    with pytest.raises(ValueError, match="the step of plain fails: ValueError: Expected more than"):
+        compare(model, X[:1], layers={"SE": SE}, where="0", rounds=1)
