@@ -1,4 +1,4 @@
-"""What a forward costs without a clock: parameters, operations, bytes kept for the backward.
+"""What a forward costs without a clock: parameters, operations, bytes saved for the backward.
 
 Five counts, since published ones differ six-fold for one layer by their conventions:
 
@@ -7,81 +7,119 @@ Five counts, since published ones differ six-fold for one layer by their convent
 - fvcore: its default total (MAC = 1; norms and some pools counted, element-wise ones not), which
   papers print, and its entries for convolution and matrix products alone.
 - torch: half of FlopCounterMode's total, which counts convolutions and matrix products.
-- FLOPs: all arithmetic, by `COST`: what is computed per element of a tensor counts, moving does
-  not, and neither does what happens once per channel. A MAC is two.
+- FLOPs: all arithmetic, by the tables below: what is computed per element of a tensor counts,
+  moving does not, and neither does what happens once per channel. A MAC is two.
 - saved: bytes of the unique storages that autograd keeps, by hooks on saved tensors.
 """
 
 import copy
 import math
 import warnings
-from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import FlopCounterMode
 
+import icasa.cost
 from benchmarks.harness import use_path
 
-# Operations per element of the output.
-PER_OUTPUT = {
-    "add": 1,
-    "div": 1,
-    "mul": 1,
-    "relu": 1,
-    "rsub": 1,
-    "sub": 1,
+ELEMENTWISE = (
+    "abs", "add", "bitwise_not", "clamp_min", "cos", "div", "eq", "exp", "ge", "gt", "le", "log",
+    "lt", "maximum", "minimum", "mul", "ne", "neg", "pow", "reciprocal", "relu", "rsqrt", "rsub",
+    "sin", "sqrt", "sub", "where",
+)  # fmt: skip
+REDUCTIONS = (
+    "_adaptive_avg_pool2d", "_adaptive_avg_pool3d", "adaptive_max_pool2d", "adaptive_max_pool3d",
+    "amax", "amin", "argmax", "argmin", "cumsum", "max", "mean", "min", "sum",
+)  # fmt: skip
+# Operations per element of the output. An operator in place (relu_) costs what the other does.
+PER_OUTPUT = dict.fromkeys(ELEMENTWISE, 1) | {
+    "addcmul": 2,
+    "clamp": 2,
+    "hardtanh": 2,  # two bounds
+    "leaky_relu": 2,  # compare, multiply
+    "_prelu_kernel": 2,
+    "elu": 3,  # compare, exp, subtract
+    "softplus": 3,  # exp, add, log
+    "hardsigmoid": 4,  # add, two bounds, divide
     "sigmoid": 4,  # negate, exp, add, divide
+    "gelu": 5,  # scale, erf, add, multiply, halve
+    "glu": 5,  # sigmoid, multiply
     "hardswish": 5,  # add, two bounds, multiply, divide
+    "silu": 5,  # sigmoid, multiply
+    "tanh": 5,  # double, exp, subtract, add, divide
+    "mish": 9,  # softplus, tanh, multiply
+    "_log_softmax": 5,
+    "_safe_softmax": 5,
     "_softmax": 5,  # maximum, subtract, exp, sum, divide
     "native_batch_norm": 2,  # scale and shift, folded per channel: eval
     "native_group_norm": 6,  # mean, centre, square, sum, scale, shift
+    "native_layer_norm": 6,
+    "upsample_linear1d": 4,  # two taps
+    "upsample_bilinear2d": 8,
+    "upsample_trilinear3d": 16,
+    "upsample_bicubic2d": 32,
 }
 # Operations per element of the input: a reduction's additions or comparisons.
-PER_INPUT = {"amax": 1, "mean": 1, "sum": 1}
-FREE = {
-    "_to_copy",
-    "_unsafe_view",
-    "alias",
-    "cat",
-    "clone",
-    "constant_pad_nd",
-    "copy_",
-    "detach",
-    "empty",
-    "expand",
-    "permute",
-    "select",
-    "slice",
-    "split_with_sizes",
-    "squeeze",
-    "stack",
-    "t",
-    "transpose",
-    "unbind",
-    "unsqueeze",
-    "view",
+PER_INPUT = dict.fromkeys(REDUCTIONS, 1) | {
+    "linalg_vector_norm": 2,  # square, add
+    "std": 4,  # mean, centre, square, sum
+    "var": 4,
 }
+# Operations per tap and element of the output.
+POOLS = ("avg_pool2d", "avg_pool3d", "max_pool2d_with_indices", "max_pool3d_with_indices")
+FREE = {
+    "_reshape_alias", "_to_copy", "_unsafe_view", "alias", "arange", "as_strided", "cat", "clone",
+    "constant_pad_nd", "copy", "detach", "embedding", "empty", "empty_like", "expand", "fill",
+    "flip", "full", "full_like", "gather", "index", "index_select", "lift_fresh", "masked_fill",
+    "ones", "ones_like", "permute", "pixel_shuffle", "pixel_unshuffle", "randn",
+    "reflection_pad1d", "reflection_pad2d", "repeat", "replication_pad1d", "replication_pad2d",
+    "resize", "roll", "scalar_tensor", "select", "slice", "split", "split_with_sizes", "squeeze",
+    "stack", "t", "transpose", "unbind", "unfold", "unsafe_split", "unsqueeze",
+    "upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d", "view", "zero", "zeros",
+    "zeros_like",
+}  # fmt: skip
+
+
+def products(name: str, args: tuple[Any, ...], out: Tensor) -> int | None:
+    """FLOPs of convolutions, matrix products, attention and the LSTM; None for the others."""
+    if name == "convolution":  # a MAC per tap, and the bias
+        x, weight, bias, transposed = *args[:3], args[6]
+        taps = (x if transposed else out).numel() * weight[0].numel()
+        return 2 * taps + (bias is not None) * out.numel()
+    if name in ("mm", "bmm"):
+        return 2 * out.numel() * args[0].shape[-1]
+    if name in ("addmm", "baddbmm"):
+        return out.numel() * (2 * args[1].shape[-1] + 1)
+    if name.startswith("_scaled_dot_product"):  # per query and key: two products, scale, softmax
+        query, key, value = args[:3]
+        pairs = query.shape[:-1].numel() * key.shape[-2]
+        return pairs * (2 * query.shape[-1] + 1 + PER_OUTPUT["_softmax"] + 2 * value.shape[-1])
+    if name == "mkldnn_rnn_layer":  # LSTM; per unit 12 additions, 3 sigmoid, 2 tanh, 4 for the cell
+        x, to_gates, recurrent = args[:3]
+        units = recurrent.shape[1] * (12 + 3 * PER_OUTPUT["sigmoid"] + 2 * PER_OUTPUT["tanh"] + 4)
+        return x.shape[:2].numel() * (2 * (to_gates.numel() + recurrent.numel()) + units)
+    return None
 
 
 def operations(name: str, args: tuple[Any, ...], out: Any) -> int:
-    """FLOPs of one ATen operator, by `PER_OUTPUT`, `PER_INPUT` and the lines below."""
+    """FLOPs of one ATen operator, by the tables above."""
+    name = name.removesuffix("_")
     if name in FREE:
         return 0
     first = out[0] if isinstance(out, (tuple, list)) else out
+    if (counted := products(name, args, first)) is not None:
+        return counted
     if name in PER_OUTPUT:
         return PER_OUTPUT[name] * first.numel()
     if name in PER_INPUT:
         return PER_INPUT[name] * args[0].numel()
-    if name == "convolution":  # a MAC per tap, and the bias
-        return first.numel() * (2 * args[1][0].numel() + (args[2] is not None))
-    if name == "addmm":
-        return first.numel() * (2 * args[1].shape[1] + 1)
-    if name == "max_pool2d_with_indices":  # a comparison per tap
+    if name in POOLS:
         return first.numel() * math.prod(args[1])
-    raise ValueError(f"no cost is known for {name}; add it to PER_OUTPUT, PER_INPUT or FREE")
+    raise ValueError(
+        f"expected an operator of known cost, got {name}; add it to PER_OUTPUT, PER_INPUT or FREE"
+    )
 
 
 class _Operations(TorchDispatchMode):
@@ -132,37 +170,10 @@ def fvcore_counts(model: nn.Module, x: Tensor) -> tuple[int, int]:
     return round(sum(entries.values())), round(sum(entries[name] for name in products))
 
 
-@torch.no_grad()
-def torch_macs(model: nn.Module, x: Tensor) -> float:
-    """Half of what torch's FlopCounterMode counts."""
-    with FlopCounterMode(display=False) as counter:
-        model(x)
-    return counter.get_total_flops() / 2
-
-
-def saved_bytes(forward: Callable[[], Any], spared: Iterable[Tensor]) -> int:
-    """Bytes that `forward` keeps for its backward: unique storages, without the `spared` ones.
-
-    Parameters and buffers belong to the `spared`: they live anyway. The input counts if it is kept.
-    """
-    known = {tensor.untyped_storage().data_ptr() for tensor in spared}
-    kept: dict[int, torch.UntypedStorage] = {}  # held, so that no address is given out twice
-
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in known:
-            kept[storage.data_ptr()] = storage
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        forward()
-    return sum(storage.nbytes() for storage in kept.values())
-
-
 def saved(model: nn.Module, x: Tensor) -> int:
     """Bytes that a forward in the model's mode keeps for its backward, x needing its gradient."""
     x = x.detach().requires_grad_()
-    return saved_bytes(lambda: model(x), (*model.parameters(), *model.buffers()))
+    return icasa.cost.saved_bytes(lambda: model(x), (*model.parameters(), *model.buffers()))
 
 
 def counts(model: nn.Module, x: Tensor) -> dict[str, int]:
@@ -172,7 +183,7 @@ def counts(model: nn.Module, x: Tensor) -> dict[str, int]:
         ValueError: where the formula's MACs are not those of fvcore and of torch.
     """
     model = use_path(copy.deepcopy(model), fused=False).eval()
-    ours, by_torch = macs(model, x), torch_macs(model, x)
+    ours, by_torch = macs(model, x), icasa.cost.macs(model, x)
     total, by_fvcore = fvcore_counts(model, x)
     if not ours == by_fvcore == by_torch:
         raise ValueError(
@@ -184,7 +195,7 @@ def counts(model: nn.Module, x: Tensor) -> dict[str, int]:
         "MACs": ours,
         "fvcore total": total,
         "fvcore conv and linear": by_fvcore,
-        "torch FLOPs / 2": int(by_torch),
+        "torch FLOPs / 2": by_torch,
         "FLOPs, all operations": flops(model, x),
     }
     return row | {"saved for backward, bytes": saved(model.train(), x)}
