@@ -19,10 +19,12 @@ from benchmarks.harness import (
     Case,
     Row,
     Settings,
+    configure,
     double,
     measure,
     parser,
-    settle,
+    progress,
+    show,
     spread,
     verify,
 )
@@ -75,6 +77,7 @@ def run(settings: Settings) -> list[Row]:
     rows: list[Row] = []
     for attention in ATTENTIONS:
         for batch in BATCHES[:1] if settings.quick else BATCHES:
+            progress(f"aam_step: attention {attention}, batch {batch}")
             torch.manual_seed(settings.seed)
             model = MACNN(CLASSES, attention=attention).to(settings.device)
             aam = AAM(CLASSES, quantile=PARTNERED)
@@ -117,8 +120,10 @@ def draw(rows: Sequence[Row], path: Path) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     """Write the rows and the plot."""
     argv = sys.argv[1:] if argv is None else argv
-    settings = settle(parser(__doc__, rounds=10).parse_args(argv), "aam_step", argv)
-    draw(run(settings), settings.out / "aam_step.png")
+    settings = configure(parser(__doc__, rounds=10).parse_args(argv), "aam_step", argv)
+    rows = run(settings)
+    draw(rows, settings.out / "aam_step.png")
+    show(rows, (*KEYS, *(f"{step} ms" for step in STEPS), *RATIOS, "error"), settings.out / FILE)
 
 
 if __name__ == "__main__":

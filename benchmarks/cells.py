@@ -25,9 +25,11 @@ from benchmarks.harness import (
     Row,
     Settings,
     WrongVariantError,
+    configure,
     keep_pages,
     parser,
-    settle,
+    progress,
+    show,
     spread,
 )
 from examples.provenance import write_csv
@@ -163,15 +165,17 @@ def run(settings: Settings, *, precision: str = "32-true", compiles: bool = Fals
     for cell in range(max(variant.cells for variant in timed)):
         pipe, end = context.Pipe()
         # What runs alone is run in the first cell.
-        given = task if cell == 0 else task._replace(loops=(PLAIN, GRID))
-        context.Process(target=train_cell, args=(end, given), daemon=True).start()
+        cell_task = task if cell == 0 else task._replace(loops=(PLAIN, GRID))
+        context.Process(target=train_cell, args=(end, cell_task), daemon=True).start()
         end.close()  # so that the death of the process is seen
         pipes.append(pipe)
     checked = [check(pipe.recv(), TOLERANCE[precision]) for pipe in pipes]
     for variant in timed:
+        progress(f"cells: {variant.loop}, {variant.cells} at once")
         round_of(pipes, variant, 0)
     rates: dict[Variant, list[float]] = {variant: [] for variant in timed}
     for epoch in range(1, settings.rounds + 1):
+        progress(f"cells: round {epoch} of {settings.rounds}")
         for variant in timed:
             rates[variant].append(round_of(pipes, variant, epoch))
     for pipe in pipes:
@@ -208,9 +212,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     flags.add_argument("--precision", choices=TOLERANCE, default="32-true")
     flags.add_argument("--no-compile", action="store_true", help="leave torch.compile out: minutes")
     args = flags.parse_args(argv)
-    settings = settle(args, "cells", argv)
+    settings = configure(args, "cells", argv)
     rows = run(settings, precision=args.precision, compiles=not args.no_compile)
     draw(rows, settings.out / "cells.png")
+    columns = ("loop", "cells", "segments/s", "segments/s p20", "segments/s p80", "error")
+    show(rows, columns, settings.out / FILE)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Has a ratio moved? Reruns the quick form of the timed benchmarks beside their committed rows.
+"""Has a ratio moved? Reruns the quick timed benchmarks and compares with the committed rows.
 
 ``python -m benchmarks.check`` names every ratio and fails if one moved by more than the tolerance,
-in either direction: a faster layer wants a new row too. Times do not carry over between machines;
+in either direction: a faster layer needs a new row too. Times do not carry over between machines;
 ratios within one run do, at the same number of threads, which is taken from the committed rows.
 """
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks import aam_step, layers, mixup, training
-from benchmarks.harness import RESULTS, parser, settle
+from benchmarks.harness import RESULTS, configure, parser
 from examples.provenance import read_csv
 
 BENCHMARKS = (layers, mixup, aam_step, training)
@@ -46,7 +46,7 @@ def compare(
         key = tuple(str(row[k]) for k in keys)
         for ratio in ratios:
             if ratio not in row or ratio == f"time / {row.get('variant')}":
-                continue  # a whole network has no floor, and a variant beside itself no ratio
+                continue  # a whole network has no floor, and a variant over itself no ratio
             now, then, moved = float(row[ratio]), None, float("inf")
             if key in before:
                 then = float(before[key][ratio])
@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for benchmark in BENCHMARKS:
         committed = read_csv(args.committed / benchmark.FILE)
         threads = args.threads or int(committed[0]["threads"])
-        settings = settle(Namespace(**vars(args) | {"threads": threads}), "check", argv)
+        settings = configure(Namespace(**vars(args) | {"threads": threads}), "check", argv)
         if settings.provenance["device"] != committed[0]["device"]:
             raise ValueError(
                 f"{benchmark.FILE} was measured on {committed[0]['device']}, this is "

@@ -1,4 +1,4 @@
-"""Table 20: parameters, operations, memory and latency of MACNN, the paper's beside ours.
+"""Table 20: parameters, operations, memory and latency of MACNN, the paper's and ours.
 
 ``python -m benchmarks.complexity`` counts MACNN with every attention and two heads, and every layer
 alone over channels and sizes, at batch 1 on the eager path (`benchmarks.count` says how). It writes
@@ -22,11 +22,13 @@ from benchmarks.harness import (
     Case,
     Row,
     Settings,
+    configure,
     double,
     measure,
     parser,
     peak_megabytes,
-    settle,
+    progress,
+    show,
     spread,
 )
 from examples.provenance import read_csv, write_csv
@@ -91,6 +93,7 @@ def networks(settings: Settings, *, latency: bool) -> list[Row]:
     blank = dict.fromkeys(theirs["none"], "")
     rows = []
     for head in HEADS:
+        progress(f"complexity: MACNN with head {head}")
         models = {name: build(name, head, settings.seed) for name in attentions}
         counted = {name: counts(m, torch.randn(1, 1, 39, 200)) for name, m in models.items()}
         models = {name: model.to(settings.device) for name, model in models.items()}
@@ -106,6 +109,7 @@ def layers(settings: Settings) -> list[Row]:
     channels, sizes = (QUICK_CHANNELS, QUICK_SIZES) if settings.quick else (CHANNELS, SIZES)
     rows = []
     for name, layer in LAYERS.items():
+        progress(f"complexity: {name}")
         for width in channels:
             torch.manual_seed(settings.seed)
             model = layer(width)
@@ -156,7 +160,7 @@ def draw_costs(rows: Sequence[Row], by: str, title: str, path: Path) -> None:
 
 
 def draw_table(rows: Sequence[Row], path: Path) -> None:
-    """Table 20 beside our counts, for the four networks that it has."""
+    """Table 20 and our counts, for the four networks that it has."""
     theirs = paper()
     figure, panels = grid(1, 2, (6, 3.8))
     columns = (("parameters (M)", "parameters", 1e6), ("MACs (G)", "MACs", 1e9))
@@ -177,13 +181,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     flags = parser(__doc__)
     flags.add_argument("--no-latency", action="store_true", help="count only, without a clock")
     args = flags.parse_args(argv)
-    settings = settle(args, "complexity", argv)
+    settings = configure(args, "complexity", argv)
     table = networks(settings, latency=not args.no_latency)
     write_csv(settings.out / "complexity.csv", table)
     draw_table(table, settings.out / "complexity.png")
+    timed = () if args.no_latency else ("latency (ms)",)
+    show(table, ("attention", "head", *COUNTS, *timed), settings.out / "complexity.csv")
     alone = layers(settings)
     write_csv(settings.out / "complexity-layers.csv", alone)
     draw_layers(alone, settings.out)
+    show(alone, ("layer", "channels", "size", *COUNTS), settings.out / "complexity-layers.csv")
 
 
 if __name__ == "__main__":

@@ -31,11 +31,11 @@ from benchmarks.harness import (
     BLOCK,
     Row,
     Settings,
+    configure,
     double,
     gradients,
     parser,
     peak_megabytes,
-    settle,
     spread,
     timed,
     use_path,
@@ -163,18 +163,18 @@ def one_pass(module: nn.Module, x: Tensor, g: Tensor) -> tuple[Tensor, ...]:
 def inspect(
     case: str,
     run: Callable[[], Sequence[Tensor]],
-    want: Sequence[Tensor],
+    expected: Sequence[Tensor],
     tolerances: tuple[float, float],
     device: torch.device,
 ) -> tuple[float, float | None]:
-    """Return the error of a call's maps, and the MB that it takes beside what lives already.
+    """Return the error of a call's maps, and the MB that it adds to what is allocated.
 
     Raises:
         WrongVariantError: if it does not compute what it should.
     """
     got = run()
-    error = verify(case, got[:2], want[:2], tolerances[0])
-    verify(case, got, want, tolerances[1])
+    error = verify(case, got[:2], expected[:2], tolerances[0])
+    verify(case, got, expected, tolerances[1])
     return error, peak_megabytes(run, device)
 
 
@@ -229,17 +229,17 @@ class Bench:
         x, g = (torch.randn(*shape, generator=generator, device=device).to(dtype) for _ in range(2))
         runs, graphs, known = {}, {}, {}
         with torch.set_grad_enabled(train):
-            want = one_pass(double(layer).train(train), x.double(), g.double())
-            want = [w.detach() for w in want]
+            expected = one_pass(double(layer).train(train), x.double(), g.double())
+            expected = [w.detach() for w in expected]
             for label, module in self.modules(title, layer, train, compiled).items():
                 case, run = f"{title}, {label}", partial(one_pass, module, x, g)
-                look = partial(inspect, case, run, want, TOLERANCE[kind], device)
+                look = partial(inspect, case, run, expected, TOLERANCE[kind], device)
                 known[label] = self.attempt(case, look)
                 if known[label] is not None:  # no row for what is wrong
                     runs[label] = run
                     graph = self.attempt(f"{case}, capture", partial(graph_of, run))
                     graphs |= {} if graph is None else {label: graph}
-            del want
+            del expected
             times = clock(runs, graphs, self.settings)
         bandwidth = copy_bandwidth(device, self.settings.rounds)
         for label, seconds in times.items():
@@ -267,8 +267,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     flags.add_argument("--commit", help="commit of the code, where it is no checkout")
     args = flags.parse_args(argv)
     if not torch.cuda.is_available() or args.device == "cpu":
-        sys.exit("benchmarks.gpu wants a CUDA device, got none; run it on a machine with a GPU")
-    settings = settle(args, "gpu", argv)
+        sys.exit("expected a CUDA device, got none; run it on a machine with a GPU")
+    settings = configure(args, "gpu", argv)
     if args.commit and settings.provenance["commit"] == "not a checkout":
         settings.provenance["commit"] = args.commit
     import triton  # only here, as no other machine needs it
@@ -287,6 +287,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 bench.attempt(f"{part}", partial(bench.compare, *part))
                 torch.compiler.reset()
                 torch.cuda.empty_cache()
+    print(f"{len(bench.rows)} rows in {settings.out / FILE}")
     if bench.failures:
         sys.exit("\n".join([f"{len(bench.failures)} failed:", *bench.failures]))
 

@@ -15,6 +15,7 @@ import os
 import platform
 import random
 import shlex
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timezone
@@ -26,8 +27,11 @@ import torch
 from torch import Tensor, nn
 
 from examples.provenance import git_commit
+from icasa.cost import align
+from icasa.environment import instruction_set, processor
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(__file__).parent / "results"  # committed rows: written with --out alone
+OUT = Path("build/benchmarks")
 BLOCK = 2e-3  # seconds: a shorter call is repeated until a round of it takes as long
 Row = dict[str, Any]
 
@@ -51,7 +55,7 @@ class Case(NamedTuple):
     """A call to time, and what it must return: a reference in float64 or by the eager path."""
 
     run: Callable[[], Sequence[Tensor]]
-    want: Sequence[Tensor]
+    expected: Sequence[Tensor]
 
 
 class Timing(NamedTuple):
@@ -68,13 +72,13 @@ def parser(doc: str, *, rounds: int = 30) -> argparse.ArgumentParser:
     flags.add_argument("--rounds", type=int, help=f"timed rounds (default: {rounds}; quick: 9)")
     flags.add_argument("--quick", action="store_true", help="the smallest cases only")
     flags.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    flags.add_argument("--out", type=Path, default=RESULTS, help="folder of the CSV and the plots")
+    flags.add_argument("--out", type=Path, default=OUT, help=f"folder of the rows (default: {OUT})")
     flags.add_argument("--seed", type=int, default=0)
     flags.set_defaults(default_rounds=rounds)
     return flags
 
 
-def settle(args: argparse.Namespace, script: str, argv: Sequence[str]) -> Settings:
+def configure(args: argparse.Namespace, script: str, argv: Sequence[str]) -> Settings:
     """Set threads and precision, make the folder, and write down where the rows come from."""
     kind = args.device
     if kind == "auto":
@@ -87,7 +91,8 @@ def settle(args: argparse.Namespace, script: str, argv: Sequence[str]) -> Settin
     facts = {
         "commit": git_commit(),
         "device": torch.cuda.get_device_name(device) if kind == "cuda" else "cpu",
-        "cpu": cpu_model(),
+        "cpu": processor(),
+        "instruction set": instruction_set(),
         "dtype": "float32",
         "threads": torch.get_num_threads(),
         "allocator": "keeps pages" if keep_pages() else "returns pages",
@@ -113,16 +118,8 @@ def keep_pages() -> bool:
     return mallopt is not None and all(mallopt(*option) for option in (no_trim, no_maps))
 
 
-def cpu_model() -> str:
-    """Name of the processor, as far as the system tells."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
-
-
-def verify(name: str, got: Sequence[Tensor], want: Sequence[Tensor], tolerance: float) -> float:
-    """Return the largest error of `got`: per tensor |got - want| over |want| + the largest / 10.
+def verify(name: str, got: Sequence[Tensor], expected: Sequence[Tensor], tolerance: float) -> float:
+    """Return the largest error of `got`: |got - expected| over |expected| + the largest / 10.
 
     The largest norm of the call is the unit of what should be zero but for rounding, as the
     gradient of a bias before a BatchNorm.
@@ -130,19 +127,19 @@ def verify(name: str, got: Sequence[Tensor], want: Sequence[Tensor], tolerance: 
     Raises:
         WrongVariantError: beyond `tolerance` or at another shape; it names variant and tensor.
     """
-    if len(got) != len(want):
-        raise WrongVariantError(f"{name} returned {len(got)} tensors, wanted {len(want)}")
-    want = [b.detach().double() for b in want]
-    unit = max(b.norm().item() for b in want) / 10
+    if len(got) != len(expected):
+        raise WrongVariantError(f"{name}: expected {len(expected)} tensors, got {len(got)}")
+    expected = [b.detach().double() for b in expected]
+    unit = max(b.norm().item() for b in expected) / 10
     worst = 0.0
-    for i, (a, b) in enumerate(zip(got, want, strict=True)):
+    for i, (a, b) in enumerate(zip(got, expected, strict=True)):
         if a.shape != b.shape:
-            shapes = f"shape {tuple(a.shape)}, wanted {tuple(b.shape)}"
+            shapes = f"expected shape {tuple(b.shape)}, got {tuple(a.shape)}"
             raise WrongVariantError(f"{name}, tensor {i}: {shapes}")
         error = ((a.detach().double() - b).norm() / (b.norm() + unit)).item()
         if not error <= tolerance:  # NaN too
             raise WrongVariantError(
-                f"{name}, tensor {i}: error {error:.2g}, tolerance {tolerance:.2g}"
+                f"{name}, tensor {i}: expected an error <= {tolerance:.2g}, got {error:.2g}"
             )
         worst = max(worst, error)
     return worst
@@ -177,7 +174,7 @@ def measure(
     """Check every case, warm it up, then time all of them in turn for `rounds` rounds."""
     errors, repeats = {}, {}
     for name, case in cases.items():
-        errors[name] = verify(name, case.run(), case.want, tolerance)
+        errors[name] = verify(name, case.run(), case.expected, tolerance)
         warm = min(timed(case.run, device) for _ in range(max(1, warmup)))
         repeats[name] = max(1, round(block / warm))
     seconds: dict[str, list[float]] = {name: [] for name in cases}
@@ -205,6 +202,17 @@ def spread(name: str, values: np.ndarray) -> dict[str, float]:
     low, median, high = np.quantile(values, (0.2, 0.5, 0.8))
     shown = {name: median, f"{name} p20": low, f"{name} p80": high}
     return {key: float(f"{value:.4g}") for key, value in shown.items()}
+
+
+def progress(text: str) -> None:
+    """Say on stderr what is measured now."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def show(rows: Sequence[Row], columns: Sequence[str], path: Path) -> None:
+    """Print columns of the rows as a table, and the file that all of them went to."""
+    cells = [[f"{row.get(c, '')}" for c in columns] for row in rows]
+    print(f"{align([list(columns), *cells])}\n{len(rows)} rows in {path}", flush=True)
 
 
 def use_path(module: nn.Module, fused: bool | None) -> nn.Module:

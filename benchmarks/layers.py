@@ -2,9 +2,9 @@
 
 ``python -m benchmarks.layers`` times forward (eval) and forward with backward (training) of every
 layer alone, over batch sizes, over map sizes, in channels_last, and of ICASA inside a ResNet
-bottleneck and MACNN. It writes layers.csv and three plots. Each time stands beside the eager path's
-and beside the floor of the same run: ``x.sum()`` and ``y.copy_(x)``, two reads and a write of the
-map.
+bottleneck and MACNN. It writes layers.csv and three plots. Each time is divided by the eager path's
+and by that of the floor in the same run: ``x.sum()`` and ``y.copy_(x)``, two reads and a write of
+the map.
 """
 
 import copy
@@ -16,22 +16,24 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from benchmarks.baselines import OFFICIAL, Bottleneck, Official, timm_layers
 from benchmarks.count import saved
 from benchmarks.figures import bars, grid, legend, lines, save, spread_of
 from benchmarks.harness import (
     Case,
     Row,
     Settings,
+    configure,
     double,
     gradients,
     measure,
     parser,
     peak_megabytes,
-    settle,
+    progress,
+    show,
     spread,
     use_path,
 )
-from benchmarks.peers import OFFICIAL, Bottleneck, Official, timm_layers
 from examples.provenance import write_csv
 from examples.ser.model.macnn import MACNN
 from icasa import CA, CBAM, ECA, ICA, ICASA, SA, SE, from_peer
@@ -74,17 +76,19 @@ def randomised(module: nn.Module, seed: int) -> nn.Module:
     return module
 
 
-def variants(name: str, channels: int, settings: Settings, *, peers: bool) -> dict[str, Variant]:
-    """Return a layer's eager, fused and own path, with `peers` also what others make of it."""
+def variants(
+    name: str, channels: int, settings: Settings, *, baselines: bool
+) -> dict[str, Variant]:
+    """Return a layer's eager, fused and own path, with `baselines` also other libraries'."""
     layer = use_path(randomised(LAYERS[name](channels), settings.seed), fused=False)
     made = {"eager": layer}
     if hasattr(layer, "fused"):
         made["fused"] = use_path(copy.deepcopy(layer), fused=True)
         made["default"] = use_path(copy.deepcopy(layer), fused=None)
-    if peers and name in OFFICIAL:
+    if baselines and name in OFFICIAL:
         made["official style"] = Official(copy.deepcopy(layer))
     pairs = {variant: Variant(module, layer) for variant, module in made.items()}
-    if peers and name in timm_layers():
+    if baselines and name in timm_layers():
         theirs = randomised(timm_layers()[name](channels), settings.seed)
         weights = theirs.state_dict()
         ours = from_peer(LAYERS[name], weights, source="timm", channels=channels)
@@ -104,11 +108,11 @@ def compiled(made: Mapping[str, Variant]) -> dict[str, Variant]:
     }
 
 
-def case(module: nn.Module, x: Tensor, cotangent: Tensor, want: Sequence[Tensor]) -> Case:
+def case(module: nn.Module, x: Tensor, cotangent: Tensor, expected: Sequence[Tensor]) -> Case:
     """One pass of a module over x, with the backward in training."""
     if not module.training:
-        return Case(lambda: (module(x),), want)
-    return Case(lambda: gradients(module, x, cotangent), want)
+        return Case(lambda: (module(x),), expected)
+    return Case(lambda: gradients(module, x, cotangent), expected)
 
 
 def references(
@@ -119,8 +123,8 @@ def references(
     with torch.no_grad():
         y = exact(x.double())
     cotangent = torch.empty_like(y, dtype=x.dtype).copy_(torch.randn(y.shape, generator=generator))
-    want = gradients(exact, x.double(), cotangent.double()) if train else (y,)
-    return cotangent, [w.detach() for w in want]
+    expected = gradients(exact, x.double(), cotangent.double()) if train else (y,)
+    return cotangent, [w.detach() for w in expected]
 
 
 def floor(x: Tensor) -> Case:
@@ -143,14 +147,15 @@ def compare(
     x = torch.randn(tuple(shape), generator=generator).to(settings.device, memory_format=layout)
     # In a network ReLU and max-pool decide otherwise in float32 where values nearly tie.
     tolerance = 1e-2 if whole else 3e-4
+    progress(f"{', '.join(key.values())}, {'x'.join(map(str, shape))}: {', '.join(made)}")
     for name in PASSES:
         train = name != "forward"
-        cases, wants = {}, {}
+        cases, exact = {}, {}
         for variant, (module, reference) in made.items():
             module.train(train)
-            if id(reference) not in wants:
-                wants[id(reference)] = references(reference, x, train, generator)
-            cases[variant] = case(module, x, *wants[id(reference)])
+            if id(reference) not in exact:
+                exact[id(reference)] = references(reference, x, train, generator)
+            cases[variant] = case(module, x, *exact[id(reference)])
         if not whole:
             cases["floor"] = floor(x)
         with torch.set_grad_enabled(train):
@@ -164,19 +169,19 @@ def compare(
                 row |= spread(RATIOS[1], seconds / times["floor"].seconds)
             row["saved / x"] = ""
             if train and variant != "floor":
-                kept = saved(made[variant].module, x)
-                row["saved / x"] = float(f"{kept / x.untyped_storage().nbytes():.4g}")
+                size = saved(made[variant].module, x)
+                row["saved / x"] = float(f"{size / x.untyped_storage().nbytes():.4g}")
             row["peak memory (MB)"] = peaks[variant]
             yield row | {"error": float(f"{error:.2g}")} | settings.provenance
 
 
 def alone(settings: Settings, *, compiles: bool) -> Iterator[Row]:
-    """Every layer at the main shapes with all its peers, then over batch and map sizes."""
+    """Every layer at the main shapes with all its baselines, then over batch and map sizes."""
     shapes = {"layer": MAIN, "batch": BATCHES, "size": SIZES}
     for experiment, chosen in (QUICK if settings.quick else shapes).items():
         for shape in chosen:
             for name in LAYERS:
-                made = variants(name, shape[1], settings, peers=experiment == "layer")
+                made = variants(name, shape[1], settings, baselines=experiment == "layer")
                 if compiles and experiment == "layer" and name in FAST:
                     made |= compiled(made)
                 key = {"experiment": experiment, "layer": name}
@@ -184,7 +189,7 @@ def alone(settings: Settings, *, compiles: bool) -> Iterator[Row]:
     layout = torch.channels_last
     for shape in QUICK["layer"] if settings.quick else MAIN:
         for name in FAST:
-            made = variants(name, shape[1], settings, peers=False)
+            made = variants(name, shape[1], settings, baselines=False)
             key = {"experiment": "channels_last", "layer": name}
             yield from compare(key, made, shape, settings, layout=layout)
 
@@ -295,11 +300,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     flags = parser(__doc__)
     flags.add_argument("--no-compile", action="store_true", help="leave torch.compile out: minutes")
     args = flags.parse_args(argv)
-    settings = settle(args, "layers", argv)
+    settings = configure(args, "layers", argv)
     rows = run(settings, compiles=not args.no_compile)
     draw_alone(rows, settings.out / "layers.png")
     draw_sweeps(rows, settings.out / "layers-sweep.png")
     draw_inside(rows, settings.out / "layers-inside.png")
+    show(rows, (*KEYS, "ms", *RATIOS, "saved / x", "error"), settings.out / FILE)
 
 
 if __name__ == "__main__":

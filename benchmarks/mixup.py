@@ -16,7 +16,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.figures import grid, legend, lines, save
-from benchmarks.harness import Case, Row, Settings, measure, parser, settle, spread
+from benchmarks.harness import (
+    Case,
+    Row,
+    Settings,
+    configure,
+    measure,
+    parser,
+    progress,
+    show,
+    spread,
+)
 from examples.provenance import write_csv
 from icasa import AAM
 
@@ -75,6 +85,7 @@ def run(settings: Settings) -> list[Row]:
     """Measure a row per batch and variant."""
     rows: list[Row] = []
     for batch in BATCHES[:1] if settings.quick else BATCHES:
+        progress(f"mixup: batch {batch}")
         generator = torch.Generator().manual_seed(settings.seed)
         x = torch.randn(batch, 1, 39, 200, generator=generator).to(settings.device)
         y = torch.randint(CLASSES, (batch,), generator=generator).to(settings.device)
@@ -82,15 +93,15 @@ def run(settings: Settings) -> list[Row]:
         threshold = clear_threshold(x)
         aam = AAM(CLASSES, threshold=threshold, alpha=ALPHA)
         augment = partial(adaptive, aam, seed=settings.seed)
-        want = augment(x.double(), y, d.double())
+        expected = augment(x.double(), y, d.double())
         mixup = partial(batch_mixup, y=y, seed=settings.seed)
         cases = {
-            "AAM": Case(partial(augment, x, y, d), want),
+            "AAM": Case(partial(augment, x, y, d), expected),
             "MixUp": Case(partial(mixup, x), mixup(x.double())),
         }
         if batch <= LOOPED:
             loop = partial(algorithm_1, threshold=threshold, seed=settings.seed)
-            cases["Algorithm 1 loop"] = Case(partial(loop, x, y, d), want)
+            cases["Algorithm 1 loop"] = Case(partial(loop, x, y, d), expected)
         times = measure(cases, settings.device, rounds=settings.rounds)
         for name, (seconds, error) in times.items():
             row: Row = {"batch": batch, "variant": name} | spread("ms", 1e3 * seconds)
@@ -120,8 +131,10 @@ def draw(rows: Sequence[Row], path: Path) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     """Write the rows and the plot."""
     argv = sys.argv[1:] if argv is None else argv
-    settings = settle(parser(__doc__, rounds=15).parse_args(argv), "mixup", argv)
-    draw(run(settings), settings.out / "mixup.png")
+    settings = configure(parser(__doc__, rounds=15).parse_args(argv), "mixup", argv)
+    rows = run(settings)
+    draw(rows, settings.out / "mixup.png")
+    show(rows, (*KEYS, "ms", "ms p20", "ms p80", *RATIOS, "error"), settings.out / FILE)
 
 
 if __name__ == "__main__":

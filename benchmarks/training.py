@@ -19,10 +19,12 @@ from benchmarks.harness import (
     Case,
     Row,
     Settings,
+    configure,
     double,
     measure,
     parser,
-    settle,
+    progress,
+    show,
     spread,
     use_path,
 )
@@ -57,8 +59,10 @@ def train_step(
 def step_case(model: nn.Module, aam: AAM | None, x: Tensor, y: Tensor) -> Case:
     """Adam's steps on one batch, checked on the first."""
     exact = double(model)
-    want = train_step(exact, torch.optim.Adam(exact.parameters()), aam, x.double(), y)
-    return Case(partial(train_step, model, torch.optim.Adam(model.parameters()), aam, x, y), want)
+    expected = train_step(exact, torch.optim.Adam(exact.parameters()), aam, x.double(), y)
+    return Case(
+        partial(train_step, model, torch.optim.Adam(model.parameters()), aam, x, y), expected
+    )
 
 
 def run(settings: Settings) -> list[Row]:
@@ -67,6 +71,7 @@ def run(settings: Settings) -> list[Row]:
     for augmentation in ("none", "AAM"):
         aam = AAM(CLASSES, quantile=PARTNERED) if augmentation == "AAM" else None
         for batch in BATCHES[:1] if settings.quick else BATCHES:
+            progress(f"training: augmentation {augmentation}, batch {batch}")
             torch.manual_seed(settings.seed)
             x = torch.randn(batch, *SEGMENT).to(settings.device)
             y = torch.randint(CLASSES, (batch,)).to(settings.device)
@@ -104,8 +109,11 @@ def draw(rows: Sequence[Row], path: Path) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     """Write the rows and the plot."""
     argv = sys.argv[1:] if argv is None else argv
-    settings = settle(parser(__doc__, rounds=10).parse_args(argv), "training", argv)
-    draw(run(settings), settings.out / "training.png")
+    settings = configure(parser(__doc__, rounds=10).parse_args(argv), "training", argv)
+    rows = run(settings)
+    draw(rows, settings.out / "training.png")
+    columns = (*KEYS, "segments/s", "segments/s p20", "segments/s p80", *RATIOS, "error")
+    show(rows, columns, settings.out / FILE)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from benchmarks import harness
-from benchmarks.harness import Case, WrongVariantError, measure, parser, settle, spread, verify
+from benchmarks.harness import Case, WrongVariantError, configure, measure, parser, spread, verify
 from icasa import ICASA, SE
 
 CPU = torch.device("cpu")
@@ -14,6 +14,7 @@ PROVENANCE = [
     "commit",
     "device",
     "cpu",
+    "instruction set",
     "dtype",
     "threads",
     "allocator",
@@ -25,19 +26,25 @@ PROVENANCE += ["seed", "command", "date"]
 
 
 def test_verify_returns_the_largest_difference_in_its_units():
-    want = [torch.tensor([3.0, 4.0]), torch.zeros(2)]
+    expected = [torch.tensor([3.0, 4.0]), torch.zeros(2)]
     got = [torch.tensor([3.0, 4.11]), torch.tensor([0.01, 0.0])]
-    assert verify("v", got, want, 0.1) == pytest.approx(0.11 / 5.5, rel=1e-4)
-    assert verify("v", want[:1] + got[1:], want, 0.1) == pytest.approx(0.01 / 0.5, rel=1e-4)
+    assert verify("v", got, expected, 0.1) == pytest.approx(0.11 / 5.5, rel=1e-4)
+    assert verify("v", expected[:1] + got[1:], expected, 0.1) == pytest.approx(0.01 / 0.5, rel=1e-4)
 
 
 @pytest.mark.parametrize(
     ("got", "message"),
     [
-        ([torch.ones(3), torch.tensor([1.0, 1.01, 1])], "v, tensor 1: error 0.0052"),
-        ([torch.ones(3), torch.tensor([1.0, torch.nan, 1])], "v, tensor 1: error nan"),
-        ([torch.ones(3), torch.ones(1)], r"v, tensor 1: shape \(1,\), wanted \(3,\)"),
-        ([torch.ones(3)], "v returned 1 tensors, wanted 2"),
+        (
+            [torch.ones(3), torch.tensor([1.0, 1.01, 1])],
+            "v, tensor 1: expected an error <= 0.001, got 0.0052",
+        ),
+        (
+            [torch.ones(3), torch.tensor([1.0, torch.nan, 1])],
+            "v, tensor 1: expected an error <= 0.001, got nan",
+        ),
+        ([torch.ones(3), torch.ones(1)], r"v, tensor 1: expected shape \(3,\), got \(1,\)"),
+        ([torch.ones(3)], "v: expected 2 tensors, got 1"),
     ],
 )
 def test_verify_names_the_variant_and_the_tensor_that_is_wrong(got, message):
@@ -81,13 +88,30 @@ def test_spread_is_median_and_quantiles_to_four_digits():
 
 def test_every_row_gets_its_provenance(tmp_path):
     argv = ["--quick", "--seed", "7", "--out", str(tmp_path / "new")]
-    settings = settle(parser("doc").parse_args(argv), "layers", argv)
+    settings = configure(parser("doc").parse_args(argv), "layers", argv)
     assert list(settings.provenance) == PROVENANCE
     assert all(str(value) for value in settings.provenance.values())
     assert settings.provenance["seed"] == 7
     assert settings.provenance["command"].startswith("python -m benchmarks.layers --quick --seed 7")
     assert (tmp_path / "new").is_dir()
     assert settings.rounds == 9
+
+
+def test_committed_rows_are_not_overwritten_unasked():
+    assert harness.RESULTS not in parser("doc").parse_args([]).out.resolve().parents
+    assert parser("doc").parse_args([]).out.resolve() != harness.RESULTS.resolve()
+
+
+def test_the_table_shows_columns_and_where_the_rows_went(capsys, tmp_path):
+    rows = [{"layer": "SA", "ms": 1.5, "seed": 0}, {"layer": "ICASA", "ms": 12.25, "seed": 0}]
+    harness.show(rows, ("layer", "ms", "none"), tmp_path / "a.csv")
+    assert capsys.readouterr().out.split("\n") == [
+        "layer     ms  none",
+        "SA       1.5      ",
+        "ICASA  12.25      ",
+        f"2 rows in {tmp_path / 'a.csv'}",
+        "",
+    ]
 
 
 def test_the_reference_is_a_float64_copy_on_the_eager_path():

@@ -1,6 +1,8 @@
 """Every script end to end on the smallest shapes: rows, provenance, pictures, and a refusal."""
 
+import contextlib
 import csv
+import io
 import sys
 
 import pytest
@@ -8,8 +10,8 @@ import torch
 from torch import nn
 
 from benchmarks import aam_step, cells, complexity, layers, mixup, training
-from benchmarks.harness import WrongVariantError, parser, settle
-from benchmarks.peers import OFFICIAL, timm_layers
+from benchmarks.baselines import OFFICIAL, timm_layers
+from benchmarks.harness import WrongVariantError, configure, parser
 from examples.ser.model.macnn import ATTENTION
 from icasa import ECA, SE
 
@@ -30,12 +32,15 @@ def small(monkeypatch):
 
 
 def run(script, out, *flags):
-    script.main(["--quick", "--rounds", "1", "--out", str(out), *flags])
+    with contextlib.redirect_stdout(io.StringIO()) as shown:
+        script.main(["--quick", "--rounds", "1", "--out", str(out), *flags])
     tables = {path.name: path for path in out.glob("*.csv")}
     for path in out.glob("*.png"):
         assert path.read_bytes().startswith(b"\x89PNG")
     with tables[getattr(script, "FILE", "complexity.csv")].open(newline="") as file:
         rows = list(csv.DictReader(file))
+    for path in tables.values():
+        assert f"rows in {path}\n" in shown.getvalue()
     assert all(row["commit"] and row["command"] and row["seed"] for row in rows)
     return rows, {path.name for path in out.glob("*.png")}
 
@@ -47,12 +52,12 @@ def test_layers(tmp_path):
     fast = {(n, v) for n in ("ICA", "SA", "ICASA") for v in ("fused", "default")} | {
         (n, "official style") for n in OFFICIAL
     }
-    wanted = fast | {(n, v) for n in layers.LAYERS for v in ("eager", "floor")}
-    assert seen == {(*w, which) for w in wanted for which in layers.PASSES}
+    expected = fast | {(n, v) for n in layers.LAYERS for v in ("eager", "floor")}
+    assert seen == {(*w, which) for w in expected for which in layers.PASSES}
     keys = [tuple(r[k] for k in layers.KEYS) for r in rows]
     assert len(set(keys)) == len(keys)
-    kept = {r["variant"]: r["saved / x"] for r in rows if r["layer"] == "ICASA" and r["saved / x"]}
-    assert float(kept["fused"]) < float(kept["eager"])
+    saved = {r["variant"]: r["saved / x"] for r in rows if r["layer"] == "ICASA" and r["saved / x"]}
+    assert float(saved["fused"]) < float(saved["eager"])
 
 
 def test_layers_with_a_variant_that_computes_something_else(tmp_path, monkeypatch):
@@ -99,7 +104,7 @@ def test_cells(tmp_path, monkeypatch):
 
 def test_several_cells_are_as_many_as_threads_and_alone_each_has_all(tmp_path):
     args = parser("").parse_args(["--out", str(tmp_path)])
-    settings = settle(args, "cells", [])
+    settings = configure(args, "cells", [])
     four, one = ({**settings.provenance, "threads": n} for n in (4, 1))
     timed = cells.variants(settings._replace(provenance=four), compiles=True)
     assert [(v.cells, v.threads) for v in timed] == [(1, 4), (1, 4), (1, 4), (4, 1)]
@@ -129,7 +134,7 @@ def test_complexity(tmp_path):
 
 
 def test_latency_is_timed_for_each_model(tmp_path):
-    settings = settle(
+    settings = configure(
         parser("").parse_args(["--quick", "--rounds", "1", "--out", str(tmp_path)]), "", []
     )
     models = {a: complexity.build(a, "fusion", 0) for a in ("none", "eca")}
@@ -158,9 +163,9 @@ def test_timm_stands_beside_a_layer_of_ours_with_its_weights(monkeypatch, tmp_pa
     monkeypatch.setattr(layers, "timm_layers", lambda: {"ECA": Theirs})
     monkeypatch.setattr(layers, "LAYERS", {"ECA": ECA, "SE": SE})
     args = parser("").parse_args(["--quick", "--rounds", "1", "--out", str(tmp_path)])
-    settings = settle(args, "layers", [])
-    made = layers.variants("ECA", 8, settings, peers=True)
+    settings = configure(args, "layers", [])
+    made = layers.variants("ECA", 8, settings, baselines=True)
     key = {"experiment": "layer", "layer": "ECA"}
     rows = list(layers.compare(key, made, SMALL, settings))
     assert [r["variant"] for r in rows] == 2 * ["eager", "timm", "floor"]
-    assert "timm" not in layers.variants("SE", 8, settings, peers=True)
+    assert "timm" not in layers.variants("SE", 8, settings, baselines=True)
