@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from examples.ser.data.iemocap import PARTS
 from examples.ser.grid.cells import FOLDS, GRID, SEED, TABLES, VARIANTS, Cell, write_cell
+from examples.ser.run.checkpoint import is_training
 from examples.ser.run.flags import PRESETS
 
 # glibc then keeps the pages that torch frees; else the system zeroes new ones at each step.
@@ -99,6 +100,8 @@ def run(cell: Cell, args: argparse.Namespace) -> str:
         with FileLock(folder / "lock", timeout=0):
             if done.exists():
                 return "already done"
+            if is_training(folder):  # one that outlived the grid that started it, say
+                return "left to another process"
             source = next(n for n in ("ravdess", "iemocap", "packed") if getattr(args, n))
             command = [sys.executable, "-m", "examples.ser.train", *cell.flags(), "--quiet"]
             command += [f"--{source}", str(getattr(args, source)), "--device", args.device]

@@ -12,8 +12,8 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 # Deterministic matrix products on CUDA need this before CUDA starts.
@@ -29,9 +29,11 @@ from tqdm import tqdm
 
 from examples.provenance import git_commit, provenance
 from examples.ser.data.corpora import CorpusError
-from examples.ser.data.load import load
+from examples.ser.data.features import FEATURES
+from examples.ser.data.load import cut, read, unwritable
 from examples.ser.data.segments import Segments
 from examples.ser.run.attention_figure import draw_attention
+from examples.ser.run.checkpoint import CHECKPOINT, only_training, resume, save
 from examples.ser.run.evaluate import scores, utterance_posteriors
 from examples.ser.run.flags import NOT_IN_CONFIG, network, parse
 from examples.ser.run.record import write_results
@@ -160,27 +162,6 @@ def record_best(kept: dict[str, Any], held_out: dict[str, dict[str, Any]], epoch
                 kept[name] = {"epoch": epoch, "posterior": posterior, "UA": ua}
 
 
-def save(path: Path, value: Any) -> None:
-    """Write a temporary file and rename it: a stop in between loses nothing."""
-    partial = path.with_suffix(".tmp")
-    torch.save(value, partial)
-    partial.replace(path)
-
-
-def resume(path: Path, config: dict[str, str], parts: dict[str, Any]) -> dict[str, Any]:
-    """Load the checkpoint into `parts` and return its state; exit if it is of another run."""
-    state = torch.load(path, weights_only=True)
-    if other := [k for k in config if state["config"].get(k) != config[k]]:
-        changes = ", ".join(f"{k}: {state['config'].get(k)} there, {config[k]} now" for k in other)
-        raise SystemExit(
-            f"expected a checkpoint of this run, got {path} of another ({changes}); "
-            "give another --out or remove it"
-        )
-    for name, part in parts.items():
-        part.load_state_dict(state[name])
-    return state
-
-
 def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
     """Train or resume one run, and return its rows."""
     argv = sys.argv[1:] if argv is None else list(argv)
@@ -196,10 +177,21 @@ def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
         strategy=DDPStrategy(broadcast_buffers=False) if many else "auto",
     )
     fabric.launch()
+    fault = unwritable(args.out)
+    with nullcontext() if fault or not fabric.is_global_zero else only_training(args.out):
+        return run(fabric, args, argv, fault)
+
+
+def run(
+    fabric: Fabric, args: argparse.Namespace, argv: Sequence[str], fault: str
+) -> list[dict[str, Any]]:
+    """Train or resume one run in its folder, and return its rows."""
+    many = fabric.world_size > 1
 
     # Data
     with fabric.rank_zero_first():
-        corpus, data = load(args)
+        corpus, frames = read(args, fault, FEATURES[args.features])
+        corpus, data = cut(corpus, frames, args)
     for note in corpus.notes:
         fabric.print(f"note: {note}")
     data = {part: segments.to(fabric.device) for part, segments in data.items()}
@@ -236,7 +228,7 @@ def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
     config = {k: str(v) for k, v in vars(args).items() if k not in NOT_IN_CONFIG}
     config |= {"train segments": str(len(train)), "labels": str(corpus.labels)}
     state: dict[str, Any] = {"config": config, "history": [], "kept": {}}
-    checkpoint = args.out / "checkpoint.pt"
+    checkpoint = args.out / CHECKPOINT
     if checkpoint.exists():
         state |= resume(checkpoint, config, parts)
     state["pairs"] = pairs

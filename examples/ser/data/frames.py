@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import tempfile
 from collections import Counter
@@ -18,6 +17,7 @@ import numpy as np
 import soxr
 from tqdm import tqdm
 
+from examples.atomic import write_atomic
 from examples.ser.data.audio import SAMPLE_RATE, SHORTEST, SILENCE, Clip, ClipError, read_clip
 from examples.ser.data.corpora import Corpus, Utterance
 from examples.ser.data.features import MFCC_39, FeatureSet
@@ -61,7 +61,8 @@ def load_frames(
             table = dict(file)
     else:
         table = _extract(corpus.utterances, progress, reader, features)
-        _write(path, table)
+        with write_atomic(path) as file:
+            np.savez(file, **table)
     ends = np.cumsum(table["lengths"])
     frames, found, bad = {}, [], []
     for i, (clip, fault) in enumerate(zip(corpus.utterances, table["faults"], strict=True)):
@@ -119,13 +120,6 @@ def _extract(
         "channels": channels,
         "seconds": seconds,
     }
-
-
-def _write(path: Path, table: dict[str, np.ndarray]) -> None:
-    """Write a temporary file and rename it: another process sees the whole file or none."""
-    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
-        np.savez(file, **table)
-    os.replace(file.name, path)  # noqa: PTH105 - the atomic step
 
 
 def _audio_notes(table: dict[str, np.ndarray]) -> tuple[str, ...]:

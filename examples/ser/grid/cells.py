@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from examples.atomic import write_atomic
+
 RESULTS = Path(__file__).parents[1] / "results"
 GRID = RESULTS / "grid"
 FOLDS = {"ravdess": range(6), "iemocap": range(5)}
@@ -110,10 +112,9 @@ class Cell:
 
 
 def write_cell(content: bytes, target: Path) -> None:
-    """Write a temporary file without a time stamp and rename it: equal content, equal bytes."""
-    partial = target.with_suffix(".tmp")
-    partial.write_bytes(gzip.compress(content, mtime=0))
-    partial.replace(target)
+    """Write the file of a cell whole, without a time stamp: equal content, equal bytes."""
+    with write_atomic(target) as file:
+        file.write(gzip.compress(content, mtime=0))
 
 
 def read_cells(folder: Path) -> dict[Path, tuple[Cell, dict[str, Any]]]:
