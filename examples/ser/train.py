@@ -29,13 +29,15 @@ from tqdm import tqdm
 
 from examples.provenance import git_commit, provenance
 from examples.ser.data.corpora import CorpusError
+from examples.ser.data.digests import digests
 from examples.ser.data.features import FEATURES
 from examples.ser.data.load import cut, read, unwritable
 from examples.ser.data.segments import Segments
+from examples.ser.run import flags
 from examples.ser.run.attention_figure import draw_attention
 from examples.ser.run.checkpoint import CHECKPOINT, only_training, resume, save
 from examples.ser.run.evaluate import scores, utterance_posteriors
-from examples.ser.run.flags import NOT_IN_CONFIG, network, parse
+from examples.ser.run.flags import network, parse
 from examples.ser.run.record import write_results
 from icasa import (
     AAM,
@@ -192,6 +194,7 @@ def run(
     with fabric.rank_zero_first():
         corpus, frames = read(args, fault, FEATURES[args.features])
         corpus, data = cut(corpus, frames, args)
+    identity = digests(corpus, frames, data)
     for note in corpus.notes:
         fabric.print(f"note: {note}")
     data = {part: segments.to(fabric.device) for part, segments in data.items()}
@@ -225,13 +228,14 @@ def run(
     model, optimizer = fabric.setup(net, optimizer)
     scheduler = make_schedule(optimizer, args, args.epochs * batch_count(train, args))
     parts = {"model": net, "optimizer": optimizer, "scheduler": scheduler}
-    config = {k: str(v) for k, v in vars(args).items() if k not in NOT_IN_CONFIG}
+    config = flags.config(args)
     config |= {"train segments": str(len(train)), "labels": str(corpus.labels)}
-    state: dict[str, Any] = {"config": config, "history": [], "kept": {}}
+    state: dict[str, Any] = {"history": [], "kept": {}}
     checkpoint = args.out / CHECKPOINT
     if checkpoint.exists():
-        state |= resume(checkpoint, config, parts)
-    state["pairs"] = pairs
+        defaults = flags.default_config(args.preset)
+        state |= resume(checkpoint, config, identity, parts, defaults=defaults, note=fabric.print)
+    state |= {"config": config, "data": identity, "pairs": pairs}
     if len(state["history"]) < args.epochs:
         state["commits"] = list(dict.fromkeys([*state.get("commits", []), git_commit()]))
 

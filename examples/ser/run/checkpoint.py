@@ -1,6 +1,7 @@
 """The checkpoint of a run: held by one training at a time, and resumed by the same run alone."""
 
-from collections.abc import Iterator
+import pickle
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -55,13 +56,46 @@ def save(path: Path, value: Any) -> None:
         torch.save(value, file)
 
 
-def resume(path: Path, config: dict[str, str], parts: dict[str, Any]) -> dict[str, Any]:
-    """Load the checkpoint into `parts` and return its state; exit if it is of another run."""
-    state = torch.load(path, weights_only=True)
-    if other := [k for k in config if state["config"].get(k) != config[k]]:
-        changes = ", ".join(f"{k}: {state['config'].get(k)} there, {config[k]} now" for k in other)
+def resume(
+    path: Path,
+    config: Mapping[str, str],
+    data: Mapping[str, str],
+    parts: Mapping[str, Any],
+    *,
+    defaults: Mapping[str, str],
+    note: Callable[[str], None],
+) -> dict[str, Any]:
+    """Load the checkpoint into `parts` and return its state; exit if it is of another run.
+
+    Args:
+        path: the checkpoint.
+        config: the flags of this run that change its numbers, as text.
+        data: the digests of its data.
+        parts: what has a `load_state_dict`, by its name in the checkpoint.
+        defaults: of the flags, for those that a checkpoint of before does not name.
+        note: prints a line.
+
+    Raises:
+        SystemExit: it cannot be read, or another config or other data made it.
+    """
+    try:
+        state = torch.load(path, weights_only=True)
+        there = defaults | state["config"]
+    except (OSError, RuntimeError, EOFError, KeyError, TypeError, pickle.UnpicklingError):
         raise SystemExit(
-            f"expected a checkpoint of this run, got {path} of another ({changes}); "
+            f"expected a checkpoint of this recipe, got {path}, which is damaged or another file; "
+            "remove it to train anew, or give another --out"
+        ) from None
+    changes = [
+        f"{k}: {there.get(k)} there, {v} now" for k, v in config.items() if there.get(k) != v
+    ]
+    if "data" not in state:
+        note(f"note: {path} is of before checkpoints knew their data; taken to be of this corpus")
+    elif other := [k for k, v in data.items() if state["data"].get(k) != v]:
+        changes.append(f"other data: {', '.join(other)}")
+    if changes:
+        raise SystemExit(
+            f"expected a checkpoint of this run, got {path} of another ({'; '.join(changes)}); "
             "give another --out or remove it"
         )
     for name, part in parts.items():

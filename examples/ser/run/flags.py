@@ -57,7 +57,8 @@ DEFAULTS = {  # of the flags that a preset does not set
 }
 AUGMENT = ("jitter", "crop", "spec-augment", "mixup")
 SCHEDULES = ("constant", "cosine", "onecycle")
-# Flags that do not change the numbers: they may differ when a run is resumed.
+# Flags that may differ when a run is resumed: where things are, and how they are computed, which
+# changes the last bits alone (--device, --threads: in the row). The data are compared by digests.
 NOT_IN_CONFIG = (
     "out",
     "ravdess",
@@ -69,6 +70,16 @@ NOT_IN_CONFIG = (
     "threads",
     "quiet",
 )
+
+
+def config(args: argparse.Namespace) -> dict[str, str]:
+    """Return the flags that a run must have in common with the checkpoint that it resumes."""
+    return {key: str(value) for key, value in vars(args).items() if key not in NOT_IN_CONFIG}
+
+
+def default_config(preset: str) -> dict[str, str]:
+    """Return the `config` of a run with no flag but its preset."""
+    return config(parse(["--manifest", "-", "--out", "-", f"--{preset}"]))
 
 
 def add_corpus(parser: argparse.ArgumentParser) -> Any:

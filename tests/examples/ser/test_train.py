@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from examples.ser import train
+from examples.ser.run.checkpoint import only_training
 from examples.ser.run.flags import parse
 from examples.ser.synthetic import write_synthetic
 
@@ -145,6 +146,22 @@ def test_the_folder_of_another_run_is_refused(small, tmp_path):
     train.main(flags(small, tmp_path, *common))
     with pytest.raises(SystemExit, match=r"of another \(lr: 0.001 there, 0.1 now\); give"):
         train.main(flags(small, tmp_path, *common, "--lr", 0.1))
+
+
+def test_a_finished_run_is_not_taken_for_that_of_corrected_labels(small, tmp_path):
+    common = ("--epochs", 1, "--attention", "none", "--batch-size", 32)
+    train.main(flags(small, tmp_path, *common))
+    corrected = small.parent / "corrected.csv"
+    corrected.write_text(
+        small.read_text().replace("happy_01.wav,happy,S01", "happy_01.wav,sad,S01")
+    )
+    with pytest.raises(SystemExit, match=r"of another \(other data: labels of test\); give"):
+        train.main(flags(corrected, tmp_path, *common))
+    with (
+        only_training(tmp_path),
+        pytest.raises(SystemExit, match="expected --out without a running training"),
+    ):
+        train.main(flags(small, tmp_path, *common))
 
 
 def test_bad_clips_end_the_command_with_one_list_and_no_traceback(small, tmp_path):
