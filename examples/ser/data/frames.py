@@ -48,8 +48,9 @@ def load_frames(
     """Check every clip; return the corpus without problems, and its frames.
 
     Without a cache file each clip is read once, for the check and the features together; with one
-    no audio is read, for the problems found are cached too. A change of a file or a parameter
-    makes a new cache file. A `reader` replaces `read_clip` and has cache files of its own.
+    no audio is decoded, for the problems found are cached too. The cache file is found by the ids
+    and the bytes of the clips and by the parameters, wherever the clips are and whenever they were
+    written. A `reader` replaces `read_clip` and has cache files of its own.
 
     Raises:
         CorpusError: problems of names, tables and audio, all in one list (not with `skip_bad`).
@@ -85,13 +86,24 @@ def _cache_path(corpus: Corpus, cache: Path, reader: Reader | None, features: Fe
         raise ValueError(
             f"expected a writable cache folder, got {cache} ({error}); give another"
         ) from error
-    stats = [(clip.id, clip.path.stat()) for clip in corpus.utterances]
-    files = [(clip, stat.st_size, stat.st_mtime_ns) for clip, stat in stats]
+    files = [(clip.id, _file_digest(clip.path)) for clip in corpus.utterances]
     limits = [SAMPLE_RATE, SHORTEST, SILENCE, librosa.__version__, soxr.__version__]
     settings = [*features.parameters, limits, files, *([reader.key] if reader else [])]
     key = json.dumps(settings)
     name = re.sub(r"\W", "_", corpus.name)
     return cache / f"{name}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.npz"
+
+
+def _file_digest(path: Path) -> str:
+    """Return the SHA-256 of a file, and "" for one that cannot be read."""
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    except OSError:  # `read_clip` says what is wrong
+        return ""
+    return digest.hexdigest()
 
 
 def _extract(
@@ -102,12 +114,13 @@ def _extract(
     for clip in tqdm(clips, desc=features.name, unit="clip", disable=None if progress else True):
         try:
             audio = reader(clip) if reader else read_clip(clip.path)
+            block = _finite_frames(audio.signal, features)
         except ClipError as error:
             static.append(np.zeros((features.cached_rows, 0), np.float32))
             faults.append(str(error))
             facts.append((0, 0, 0.0))
         else:
-            static.append(features.extract(audio.signal))
+            static.append(block)
             faults.append("")
             facts.append((audio.rate, audio.channels, audio.seconds))
     rate, channels, seconds = (np.array(column) for column in zip(*facts, strict=True))
@@ -120,6 +133,20 @@ def _extract(
         "channels": channels,
         "seconds": seconds,
     }
+
+
+def _finite_frames(signal: np.ndarray, features: FeatureSet) -> np.ndarray:
+    """Extract frames; raise ClipError if they are not finite, as those of huge samples."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        energy = np.dot(signal, signal)  # float32, the extraction's precision
+    if np.isfinite(energy):
+        frames = features.extract(signal)
+        if np.isfinite(frames).all():
+            return frames
+    raise ClipError(
+        f"expected finite {features.name} features, got NaN or infinite ones from a wave with peak "
+        f"{np.abs(signal).max():.3g}; scale it to -1 to 1"
+    )
 
 
 def _audio_notes(table: dict[str, np.ndarray]) -> tuple[str, ...]:

@@ -1,13 +1,16 @@
 """The feature cache: all bad clips in one list, warm without audio, cold after a change."""
 
 import os
+import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import soundfile
 
 from examples.ser.data import frames as cache
 from examples.ser.data.corpora import CorpusError, Utterance
+from examples.ser.data.features import FEATURES, MFCC_39
 from examples.ser.data.frames import load_frames
 from examples.ser.data.ravdess import load_ravdess, ravdess_rows
 from tests.examples.ser.clips import BAD, write_clip
@@ -71,6 +74,41 @@ def test_a_warm_cache_reads_no_audio_and_a_changed_file_is_read_again(
     assert not np.array_equal(later["4"], changed["4"])
     assert len(list((tmp_path / "cache").glob("*.npz"))) == 3
     assert not list((tmp_path / "cache").glob("*.tmp"))
+
+
+def test_the_cache_is_found_by_content_and_not_by_place_size_or_time(corpus, frames, tmp_path):
+    other = tmp_path / "other"
+    moved = replace(
+        corpus,
+        utterances=tuple(replace(u, path=other / u.path.name) for u in corpus.utterances),
+    )
+    other.mkdir()
+    for before, after in zip(corpus.utterances, moved.utterances, strict=True):
+        shutil.copy2(before.path, after.path)  # with its time
+    stat = moved.utterances[4].path.stat()
+    write_clip(moved.utterances[4].path, 2, gain=0.3)
+    os.utime(moved.utterances[4].path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert moved.utterances[4].path.stat().st_size == stat.st_size
+    changed = load_frames(moved, tmp_path / "cache", progress=False)[1]
+    assert not np.array_equal(changed["4"], frames["4"])
+    shutil.copyfile(corpus.utterances[4].path, moved.utterances[4].path)  # at another time
+    load_frames(moved, tmp_path / "cache", progress=False)
+    assert len(list((tmp_path / "cache").glob("*.npz"))) == 2
+
+
+@pytest.mark.parametrize("features", FEATURES.values())
+@pytest.mark.parametrize("rate", [16_000, 48_000])
+def test_finite_samples_of_infinite_power_are_refused(corpus, tmp_path, features, rate):
+    wave = 1e20 * np.sin(np.arange(rate))
+    soundfile.write(tmp_path / "0.wav", wave, rate, subtype="FLOAT")
+    with pytest.raises(CorpusError, match=r"0\.wav: expected finite .* peak .*e\+.*; scale it"):
+        load_frames(corpus, tmp_path / "cache", progress=False, features=features)
+
+
+def test_frames_that_are_not_finite_are_refused(corpus, tmp_path):
+    broken = replace(MFCC_39, extract=lambda signal: np.full((13, 9), np.nan, np.float32))
+    with pytest.raises(CorpusError, match="expected finite mfcc features, got NaN or infinite"):
+        load_frames(corpus, tmp_path / "cache", progress=False, features=broken)
 
 
 def test_an_unwritable_cache_is_named_before_any_audio_is_read(corpus, tmp_path, monkeypatch):
