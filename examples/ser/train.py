@@ -89,6 +89,8 @@ def train_epoch(
     order = torch.randperm(len(data), generator=generator).to(fabric.device)
     pairing = torch.Generator(fabric.device)
     pairing.manual_seed(args.seed * 1_000_003 + epoch * 1_009 + fabric.global_rank)
+    # Dropout draws from the global generator, whose state no checkpoint keeps.
+    torch.manual_seed(args.seed * 1_000_003 + 500_000 + epoch * 1_009 + fabric.global_rank)
     # Of nearly equal size, so that no process gets an empty batch.
     batches = order.tensor_split(batch_count(data, args))
     criterion = partial(soft_cross_entropy, label_smoothing=args.label_smoothing)
@@ -237,7 +239,8 @@ def run(
         state |= resume(checkpoint, config, identity, parts, defaults=defaults, note=fabric.print)
     state |= {"config": config, "data": identity, "pairs": pairs}
     if len(state["history"]) < args.epochs:
-        state["commits"] = list(dict.fromkeys([*state.get("commits", []), git_commit()]))
+        for name, now in (("commits", git_commit()), ("threads", str(torch.get_num_threads()))):
+            state[name] = list(dict.fromkeys([*state.get(name, []), now]))
 
     # Loop
     for epoch in range(len(state["history"]) + 1, args.epochs + 1):
@@ -266,7 +269,8 @@ def run(
         "augmentation": " + ".join([*args.augment, *["aam"] * args.aam]) or "none",
         "preset": args.preset,
         "protocol": args.protocol, "precision": args.precision, "epochs": args.epochs,
-        "commit": " ".join(state["commits"]),  # several if the code changed between two resumes
+        # Several if they changed between two resumes; early checkpoints have no threads.
+        "commit": " ".join(state["commits"]), "threads": " ".join(state.get("threads", [])),
     }  # fmt: skip
     facts |= provenance("examples.ser.train", argv, args.seed, fabric.device, fabric.world_size)
     if maps := attention_maps(net.eval(), data["test"].x[:1]):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import os
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -46,7 +48,7 @@ def load_manifest(
             problems.append(f"{csv_path}, line {row['line']}: {fault}")
         else:
             utterances[path.resolve()] = Utterance(
-                id=Path(row["path"]).as_posix(),
+                id=_clip_id(path, csv_path.parent),
                 path=path,
                 label=row["label"],
                 speaker=row["speaker"],
@@ -84,6 +86,15 @@ def _read_rows(csv_path: Path) -> list[dict[str, str]]:
     else:
         return [{key: value.strip() for key, value in row.items()} for row in rows]
     raise CorpusError(csv_path.name, [f"{csv_path}: {fault}"])
+
+
+def _clip_id(path: Path, folder: Path) -> str:
+    """Return the path from `folder` on, the same however the manifest spells it.
+
+    Spellings differ by "." and "..", by being absolute, and in the Unicode form of their letters.
+    """
+    relative = Path(os.path.relpath(path, folder)).as_posix()
+    return unicodedata.normalize("NFC", relative)
 
 
 def _row_fault(row: dict[str, str], path: Path, classes: Sequence[str]) -> str:

@@ -162,7 +162,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     group = parser.add_argument_group("run")
     group.add_argument("--out", type=Path, required=True, help="folder of this run")
     group.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    group.add_argument("--threads", type=int, help="CPU threads; torch's default when not given")
+    group.add_argument("--threads", type=int, help="CPU threads; changes the last bits")
     args = parser.parse_args(argv)
     for key, value in (DEFAULTS | PRESETS[args.preset]).items():
         if getattr(args, key) is None:

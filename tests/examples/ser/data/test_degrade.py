@@ -26,6 +26,7 @@ from examples.ser.data.degrade import (
     utterance_rng,
 )
 from examples.ser.data.frames import load_frames
+from examples.ser.data.manifest import load_manifest
 from examples.ser.synthetic import synthesize
 
 SPEECH = synthesize("angry", 0, 0)  # at 16 kHz; 1.2 to 3.2 s
@@ -231,3 +232,17 @@ def test_what_cannot_be_degraded_is_named(corpus, tmp_path):
     odd = Corpus("odd", ("sad",), (Utterance("x", path, "sad", "s"),))
     with pytest.raises(CorpusError, match=r"96k\.wav: expected .* for MP3 at 128 kbps, got 96000"):
         degraded_frames(odd, tmp_path / "cache", "mp3-128k", 0, progress=False)
+
+
+def test_noise_does_not_depend_on_how_a_path_is_spelled(tmp_path):
+    folder = tmp_path / "clips"
+    folder.mkdir()
+    soundfile.write(folder / "a.wav", babble(16_000), 16_000)
+    soundfile.write(folder / "b.wav", babble(16_000), 16_000)
+    waves = []
+    for spelled in ("a.wav", "./a.wav", "x/../a.wav", f"{folder / 'a.wav'}"):
+        (folder / "x").mkdir(exist_ok=True)
+        (folder / "m.csv").write_text(f"path,label,speaker\n{spelled},sad,x\nb.wav,sad,y\n")
+        corpus = load_manifest(folder / "m.csv")
+        waves.append(DegradedReader("awgn0", 1)(corpus.utterances[0]).signal)
+    assert all(np.array_equal(wave, waves[0]) for wave in waves)
