@@ -15,7 +15,7 @@ from examples.ser.data.manifest import load_manifest
 from examples.ser.data.pack import unpack
 from examples.ser.data.ravdess import load_ravdess
 from examples.ser.data.segments import Segments, make_segments
-from examples.ser.data.splits import random_folds, split
+from examples.ser.data.splits import random_folds, separate_copies, spelling_faults, split
 from examples.ser.data.standardize import Standardizer
 
 
@@ -39,18 +39,23 @@ def read(
     """Read the corpus that the flags give and its frames.
 
     Raises:
-        CorpusError: all problems, after a `fault` of the run, which cannot be skipped.
+        CorpusError: all problems. A `fault` of the run and names that differ in spelling alone
+            cannot be skipped; recordings of two speakers are listed once nothing else is wrong.
     """
-    if fault and (args.packed or args.skip_bad):
-        raise CorpusError("this run", [fault])
     if args.packed:
-        return unpack(args.packed, features.name)
-    corpus = read_corpus(args)
-    if fault:
-        corpus = replace(corpus, problems=(*corpus.problems, fault))
-    return load_frames(
-        corpus, args.cache, skip_bad=args.skip_bad, progress=not args.quiet, features=features
-    )
+        corpus, frames = unpack(args.packed, features.name)
+    else:
+        corpus = read_corpus(args)
+    faults = [*[fault] * bool(fault), *spelling_faults(corpus)]
+    if faults and (args.packed or args.skip_bad):
+        raise CorpusError(corpus.name, faults)
+    if not args.packed:
+        corpus, frames = load_frames(
+            replace(corpus, problems=(*corpus.problems, *faults)), args.cache,
+            skip_bad=args.skip_bad, progress=not args.quiet, features=features,
+        )  # fmt: skip
+    corpus = separate_copies(corpus, frames, skip_bad=args.skip_bad)
+    return corpus, {clip.id: frames[clip.id] for clip in corpus.utterances}
 
 
 def cut(

@@ -5,13 +5,17 @@ would meet; the others are here because published numbers rest on them, and each
 labelled "leaky".
 """
 
+import hashlib
 import itertools
+import unicodedata
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from sklearn.model_selection import StratifiedKFold
 
 from examples.ser.data.corpora import Corpus, CorpusError, Utterance
+from examples.ser.data.frames import Frames
 
 PROTOCOLS = ("speaker", "leaky-utterance", "leaky-segment")
 SPLIT_SEED = 0  # of the random folds, the same for every model and seed
@@ -22,8 +26,8 @@ class Split:
     """Train, validation (may be empty) and test.
 
     Raises:
-        ValueError: an utterance is on two sides, or a speaker is and the split is not `leaky`; or
-            train or test is empty.
+        ValueError: an utterance is on two sides, or a speaker is (by whatever spelling) and the
+            split is not `leaky`; or train or test is empty.
     """
 
     train: tuple[Utterance, ...]
@@ -35,10 +39,13 @@ class Split:
         """Check the sides."""
         sides = {"train": self.train, "validation": self.validation, "test": self.test}
         for (a, first), (b, second) in itertools.combinations(sides.items(), 2):
-            for what, key in (("utterance", "id"), ("speaker", "speaker"))[: 2 - self.leaky]:
-                both = {getattr(u, key) for u in first} & {getattr(u, key) for u in second}
-                if both:
-                    names = ", ".join(sorted(both))
+            both = {"utterance": {u.id for u in first} & {u.id for u in second}}
+            if not self.leaky:
+                others = {_bare(u.speaker) for u in second}
+                both["speaker"] = {u.speaker for u in first if _bare(u.speaker) in others}
+            for what, crossing in both.items():
+                if crossing:
+                    names = ", ".join(sorted(crossing))
                     raise ValueError(
                         f"expected each {what} on one side, got {names} in {a} and {b}; "
                         "correct the folds"
@@ -48,6 +55,54 @@ class Split:
                 f"expected utterances on each side, got none in {', '.join(empty)}; "
                 "use more speakers or folds"
             )
+
+
+def spelling_faults(corpus: Corpus) -> list[str]:
+    """Return speakers and labels that differ in case, blanks or Unicode form alone, with a hint."""
+    faults = []
+    for what, names in (("speaker", corpus.speakers), ("label", corpus.labels)):
+        spellings = defaultdict(list)
+        for name in names:
+            spellings[_bare(name)].append(name)
+        faults += [
+            f"expected one spelling of a {what}, got {', '.join(map(repr, group))}; "
+            f"write them alike, or name two {what}s apart"
+            for group in spellings.values()
+            if len(group) > 1
+        ]
+    return faults
+
+
+def separate_copies(corpus: Corpus, frames: Frames, *, skip_bad: bool = False) -> Corpus:
+    """Refuse recordings that are listed under two speakers; note those listed twice under one.
+
+    Equal frames tell a recording, so a hard link, a copy and a lossless re-encoding are found.
+
+    Raises:
+        CorpusError: a recording has two speakers (not with `skip_bad`, which leaves it out).
+    """
+    recordings = defaultdict(list)
+    for clip in corpus.utterances:
+        recordings[hashlib.sha256(frames[clip.id].tobytes()).digest()].append(clip)
+    copies = [clips for clips in recordings.values() if len(clips) > 1]
+    crossing = [clips for clips in copies if len({clip.speaker for clip in clips}) > 1]
+    faults = [
+        "expected one speaker of a recording, got "
+        + ", ".join(f"{clip.speaker} ({clip.id})" for clip in clips)
+        + "; keep the row of who speaks"
+        for clips in crossing
+    ]
+    corpus = corpus.raise_or_skip(
+        faults, (clip.id for clips in crossing for clip in clips), skip_bad=skip_bad
+    )
+    twice = [", ".join(clip.id for clip in clips) for clips in copies if clips not in crossing]
+    note = f"{len(twice)} recordings are listed more than once: {'; '.join(twice)}"
+    return replace(corpus, notes=(*corpus.notes, *[note] * bool(twice)))
+
+
+def _bare(name: str) -> str:
+    """Return a name without case, blanks and Unicode form."""
+    return "".join(unicodedata.normalize("NFKC", name).casefold().split())
 
 
 def split(corpus: Corpus, fold: int, validation: bool = False, *, leaky: bool = False) -> Split:

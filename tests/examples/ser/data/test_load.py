@@ -1,6 +1,9 @@
 """From flags to segments: what each protocol keeps apart, and all faults in one list."""
 
+import shutil
+
 import pytest
+import soundfile
 
 from examples.ser.data.corpora import CorpusError
 from examples.ser.data.load import load
@@ -57,3 +60,40 @@ def test_an_unwritable_folder_cannot_be_skipped(manifest, tmp_path, more):
     (tmp_path / "file").write_text("")
     with pytest.raises(CorpusError, match=r"expected a writable folder, got --out .*file/run \("):
         load(flags(manifest, tmp_path / "file" / "run", *more))
+
+
+def copies(manifest, tmp_path, make):
+    """Return a manifest whose last row is the first clip, copied by `make`, of another speaker."""
+    first = manifest.read_text().splitlines()[1].split(",")
+    make(manifest.parent / first[0], tmp_path / f"copy-{make.__name__}.flac")
+    rows = manifest.read_text().replace("\nS0", f"\n{manifest.parent}/S0")
+    path = tmp_path / "m.csv"
+    path.write_text(rows + f"copy-{make.__name__}.flac,{first[1]},S05,male,2,synthetic\n")
+    return path
+
+
+def link(source, target):
+    target.hardlink_to(source)
+
+
+def reencode(source, target):
+    wave, rate = soundfile.read(source, dtype="int16")
+    soundfile.write(target, wave, rate, "PCM_16", format="FLAC")
+
+
+@pytest.mark.parametrize("make", [link, shutil.copy, reencode])
+def test_one_recording_under_two_speakers_is_refused(manifest, tmp_path, make):
+    with pytest.raises(CorpusError, match=r"expected one speaker of a recording, got S01 .*, S05"):
+        load(flags(copies(manifest, tmp_path, make), tmp_path))
+
+
+def test_two_spellings_cannot_be_skipped(manifest, tmp_path):
+    path = manifest.parent / "spelled.csv"
+    path.write_text(
+        manifest.read_text().replace("happy_01.wav,happy,S01", "happy_01.wav,happy,s01")
+    )
+    for more in ((), ("--skip-bad",)):
+        with pytest.raises(
+            CorpusError, match="expected one spelling of a speaker, got 'S01', 's01"
+        ):
+            load(flags(path, tmp_path, *more))

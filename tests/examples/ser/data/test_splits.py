@@ -4,11 +4,12 @@ import itertools
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from examples.ser.data.corpora import Corpus, Utterance
+from examples.ser.data.corpora import Corpus, CorpusError, Utterance
 from examples.ser.data.ravdess import RAVDESS_LABELS, ravdess_rows
-from examples.ser.data.splits import Split, split
+from examples.ser.data.splits import Split, separate_copies, spelling_faults, split
 
 
 def clip(name, speaker, fold, gender=""):
@@ -65,3 +66,35 @@ def test_split_refuses_a_speaker_or_utterance_on_two_sides():
         ValueError, match="each utterance on one side, got b in validation and test"
     ):
         Split((a,), (b,), (b,))
+
+
+def test_a_speaker_of_two_spellings_is_on_two_sides():
+    for name in ("S03", "s 03", "\uff3303"):
+        with pytest.raises(ValueError, match="expected each speaker on one side, got s03 in train"):
+            Split((clip("a", "s03", 0),), (), (clip("b", name, 1),))
+
+
+@pytest.mark.parametrize("other", ["S03", "s03 ", "\uff5303"])
+def test_names_that_differ_in_spelling_alone_are_refused(other):
+    corpus = Corpus("toy", ("F", "f"), (clip("a", "s03", 0), clip("b", other, 1)))
+    speaker, label = spelling_faults(corpus)
+    assert label.startswith("expected one spelling of a label, got 'F', 'f'; write them alike")
+    assert "spelling of a speaker" in speaker
+    assert repr(other) in speaker
+    assert spelling_faults(Corpus("toy", ("F", "g"), (clip("a", "s03", 0),))) == []
+
+
+def test_a_recording_under_two_speakers_is_refused_or_skipped_and_under_one_is_noted():
+    a, b, c, d = (clip(name, f"s{name}", n) for n, name in enumerate("abcd"))
+    copy = clip("a2", "sa", 0)
+    corpus = Corpus("toy", ("sad",), (a, b, c, d, copy))
+    frames = {u.id: np.full((13, 9), n, np.float32) for n, u in enumerate(corpus.utterances)}
+    assert separate_copies(corpus, frames) == corpus
+    frames["a2"] = frames["a"].copy()
+    assert separate_copies(corpus, frames).notes == (
+        "1 recordings are listed more than once: a, a2",
+    )
+    frames["d"] = frames["c"].copy()
+    with pytest.raises(CorpusError, match=r"one speaker of a recording, got sc \(c\), sd \(d\); k"):
+        separate_copies(corpus, frames)
+    assert separate_copies(corpus, frames, skip_bad=True).utterances == (a, b, copy)
