@@ -21,10 +21,21 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
+from examples.ser.data.corpora import CorpusError
 from examples.ser.data.iemocap import PARTS
-from examples.ser.grid.cells import FOLDS, GRID, SEED, TABLES, VARIANTS, Cell, write_cell
+from examples.ser.data.pack import unpack
+from examples.ser.grid.cells import (
+    FOLDS,
+    GRID,
+    SEED,
+    TABLES,
+    VARIANTS,
+    Cell,
+    corpus_in_names,
+    write_cell,
+)
+from examples.ser.run import flags
 from examples.ser.run.checkpoint import is_training
-from examples.ser.run.flags import PRESETS
 
 # glibc then keeps the pages that torch frees; else the system zeroes new ones at each step.
 MALLOC = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": f"{1 << 36}"}
@@ -42,6 +53,10 @@ def expand(tables: Iterable[str], args: argparse.Namespace) -> list[Cell]:
     if args.iemocap:
         corpus = "iemocap" if args.part == "all" else f"iemocap-{args.part}"
         folds = FOLDS["iemocap"]
+    if args.packed:
+        features = (flags.DEFAULTS | flags.PRESETS[args.preset])["features"]
+        content, _ = unpack(args.packed, features)
+        corpus, folds = corpus_in_names(content.name), content.folds
     folds = folds if args.folds is None else args.folds
     return [
         Cell(corpus, protocol, variant, fold, seed, args.preset, args.epochs, args.precision)
@@ -57,7 +72,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--ravdess", type=Path, metavar="ROOT")
     which.add_argument("--iemocap", type=Path, metavar="ROOT")
-    which.add_argument("--packed", type=Path, metavar="NPZ", help="RAVDESS by examples.ser.packed")
+    which.add_argument("--packed", type=Path, metavar="NPZ", help="of examples.ser.packed")
     parser.add_argument("--part", choices=PARTS, default="all", help="of IEMOCAP")
     parser.add_argument("--table", nargs="+", choices=TABLES, default=list(TABLES))
     parser.add_argument(
@@ -65,7 +80,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--folds", nargs="+", type=int, help="all when not given")
     parser.add_argument("--seeds", nargs="+", type=int, default=[SEED])
-    parser.add_argument("--preset", choices=PRESETS, default="paper")
+    parser.add_argument("--preset", choices=flags.PRESETS, default="paper")
     parser.add_argument("--epochs", type=int, default=60)
     parser.add_argument("--precision", choices=("32-true", "bf16-mixed"), default="32-true")
     parser.add_argument(
@@ -143,4 +158,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(min(main(), 1))
+    try:
+        raise SystemExit(min(main(), 1))
+    except CorpusError as error:
+        raise SystemExit(str(error)) from None

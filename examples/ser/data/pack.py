@@ -4,8 +4,9 @@ from pathlib import Path
 
 import numpy as np
 
+from examples.atomic import write_atomic
 from examples.ser.data.corpora import Corpus, CorpusError, Utterance
-from examples.ser.data.features import MFCC_39
+from examples.ser.data.features import FEATURES, MFCC_39
 from examples.ser.data.frames import Frames
 
 FIELDS = ("id", "label", "speaker", "gender", "session")
@@ -15,23 +16,35 @@ def pack(corpus: Corpus, frames: Frames, path: Path, features: str = MFCC_39.nam
     """Write the corpus and its frames; `features` names their feature set."""
     clips = corpus.utterances
     blocks = [frames[clip.id] for clip in clips]
-    np.savez_compressed(
-        path,
-        name=np.array(corpus.name),
-        features=np.array(features),
-        labels=np.array(corpus.labels),
-        fold=np.array([clip.fold for clip in clips]),
-        lengths=np.array([block.shape[1] for block in blocks]),
-        static=np.concatenate(blocks, axis=1).astype(np.float16),  # (K, all frames)
-        **{field: np.array([getattr(clip, field) for clip in clips]) for field in FIELDS},
-    )
+    table = {
+        "name": np.array(corpus.name),
+        "features": np.array(features),
+        "labels": np.array(corpus.labels),
+        "fold": np.array([clip.fold for clip in clips]),
+        "lengths": np.array([block.shape[1] for block in blocks]),
+        "static": np.concatenate(blocks, axis=1).astype(np.float16),  # (K, all frames)
+    }
+    table |= {field: np.array([getattr(clip, field) for clip in clips]) for field in FIELDS}
+    with write_atomic(path) as file:
+        np.savez_compressed(file, **table)
+
+
+def _check_frames(static: np.ndarray, lengths: np.ndarray, rows: int) -> None:
+    """Raise ValueError unless the clips' lengths share out all frames (K, F), which are finite."""
+    if lengths.min(initial=1) < 1 or static.shape != (rows, lengths.sum()):
+        raise ValueError(
+            f"expected {rows} rows and the frames of {len(lengths)} clips, {lengths.sum()} in all, "
+            f"got {static.shape}"
+        )
+    if not np.isfinite(static).all():
+        raise ValueError("expected finite features, got NaN or infinite ones")
 
 
 def unpack(path: Path, features: str = MFCC_39.name) -> tuple[Corpus, Frames]:
     """Read a packed corpus; the paths of its clips are names alone.
 
     Raises:
-        CorpusError: the file cannot be read, or has other features.
+        CorpusError: the file cannot be read, has other features, or does not add up.
     """
     try:
         with np.load(path) as file:
@@ -40,6 +53,9 @@ def unpack(path: Path, features: str = MFCC_39.name) -> tuple[Corpus, Frames]:
         ends, static = np.cumsum(table["lengths"]), table["static"].astype(np.float32)
         if table["features"] != features:
             raise ValueError(f"expected {features} features, got {table['features']}")
+        _check_frames(static, table["lengths"], FEATURES[features].cached_rows)
+        if sizes := {len(column) for column in columns} - {len(ends)}:
+            raise ValueError(f"expected {len(ends)} clips in each column, got {max(sizes)}")
     except (OSError, ValueError, KeyError) as error:
         fault = f"{path}: expected a packed corpus, got {error!r}; run examples.ser.packed"
         raise CorpusError("packed", [fault]) from error

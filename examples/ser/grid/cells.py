@@ -51,8 +51,9 @@ TABLES = {
     ),  # each part alone
 }
 SEED = 987654
+CORPUS = r"\w+(?:-(?:impro|script))?"
 NAME = (
-    r"(?P<corpus>\w+(?:-(?:impro|script))?)-(?P<protocol>speaker|leaky-\w+)-(?P<variant>.+)"
+    rf"(?P<corpus>{CORPUS})-(?P<protocol>speaker|leaky-\w+)-(?P<variant>.+)"
     r"-(?P<preset>[a-z]+)(?P<epochs>\d+)-(?P<precision>32-true|bf16-mixed)-seed(?P<seed>\d+)-fold(?P<fold>\d+)"
 )
 
@@ -109,6 +110,11 @@ class Cell:
         flags = ["--protocol", self.protocol, "--fold", str(self.fold), "--seed", str(self.seed)]
         flags += [f"--{self.preset}", "--epochs", str(self.epochs), "--precision", self.precision]
         return [*flags, "--no-validation", *VARIANTS[self.variant]]
+
+
+def corpus_in_names(name: str) -> str:
+    """Return a corpus's name as the names of its cells have it."""
+    return name if re.fullmatch(CORPUS, name) else re.sub(r"\W", "_", name)
 
 
 def write_cell(content: bytes, target: Path) -> None:

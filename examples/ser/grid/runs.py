@@ -28,7 +28,9 @@ class Runs:
     @property
     def complete(self) -> bool:
         """Whether every fold is there."""
-        return {r["run"]["fold"] for r in self.records} == set(FOLDS[self.cell.base_corpus])
+        record = self.records[0]
+        folds = record["folds"] if "folds" in record else FOLDS[self.cell.base_corpus]
+        return {r["run"]["fold"] for r in self.records} == set(folds)
 
     @cached_property
     def seeds(self) -> "dict[int, Runs]":

@@ -46,8 +46,9 @@ def write_results(
         for i, clip in enumerate(clips)
     ]
     record = {
-        "labels": corpus.labels, "notes": corpus.notes, "run": facts, "pairs": state["pairs"],
-        "rows": rows, "history": state["history"], "utterances": utterances,
+        "labels": corpus.labels, "folds": corpus.folds, "notes": corpus.notes, "run": facts,
+        "pairs": state["pairs"], "rows": rows, "history": state["history"],
+        "utterances": utterances,
     }  # fmt: skip
     text = json.dumps(record, indent=0)
     (out / "predictions.json").write_text(text + "\n")

@@ -1,13 +1,18 @@
 """The grid: cells have names that say them, run once, and go on after a stop."""
 
 import json
+from pathlib import Path
 
+import numpy as np
 import pytest
 from filelock import FileLock
 
 from examples.ser import reproduce
+from examples.ser.data.corpora import Corpus, CorpusError, Utterance
+from examples.ser.data.pack import pack
 from examples.ser.grid.cells import TABLES, VARIANTS, Cell
 from examples.ser.reproduce import expand
+from examples.ser.run.checkpoint import only_training
 from examples.ser.run.flags import parse
 
 
@@ -61,6 +66,20 @@ def test_a_part_of_iemocap_has_cells_of_its_own(tmp_path, trained, capsys):
     assert "expected --iemocap with --part, got --part impro alone" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("name", "in_names"), [("emo-db", "emo_db"), ("iemocap-impro",) * 2])
+def test_a_packed_corpus_has_cells_of_its_name_and_folds(tmp_path, trained, name, in_names):
+    clips = tuple(Utterance(f"{n}", Path(), "sad", f"s{n}", fold=n) for n in range(3))
+    frames = {clip.id: np.zeros((13, 9), np.float32) for clip in clips}
+    pack(Corpus(name, ("sad",), clips), frames, tmp_path / "a.npz")
+    argv = [a.replace("--ravdess", "--packed") for a in grid(tmp_path, "--table", "13-19")]
+    argv[1] = str(tmp_path / "a.npz")
+    reproduce.main(argv)
+    cells = [Cell.parse(path.name.removesuffix(".json.gz")) for path in tmp_path.glob("out/*.gz")]
+    assert {(cell.corpus, cell.fold) for cell in cells} == {(in_names, fold) for fold in range(3)}
+    with pytest.raises(CorpusError, match="expected prosody features, got mfcc"):
+        reproduce.main([*argv, "--preset", "strong"])
+
+
 @pytest.mark.parametrize("shard", ["3/3", "-1/2", "one", "1"])
 def test_a_shard_that_is_none_is_refused(shard, capsys):
     with pytest.raises(SystemExit):
@@ -85,6 +104,11 @@ def test_a_cell_of_another_process_is_left_to_it(tmp_path, trained):
     cells = expand(["13-19"], reproduce.parse(argv))
     folder = tmp_path / "runs" / cells[0].name
     folder.mkdir(parents=True)
-    with FileLock(folder / "lock"):
-        assert reproduce.main(argv) == 0
-    assert len(trained) == len(cells) - 1
+    for hold in (
+        FileLock(folder / "lock"),
+        only_training(folder),
+    ):  # of a grid, of an orphan of one
+        trained.clear()
+        with hold:
+            assert reproduce.main(argv) == 0
+        assert all(parse(command[3:]).out != folder for command in trained)

@@ -53,7 +53,7 @@ RESUMED = {
     "paper": ("--paper", "--attention", "icasa", "--head", "fusion", "--augment", "crop", "mixup"),
     "recommended": ("--attention", "sa", "--head", "linear", "--aam", "--augment", "spec-augment"),
     "onecycle": ("--onecycle", "--attention", "ica", "--head", "dot", "--optimizer", "adamw"),
-    "flatten": ("--paper", "--attention", "none", "--head", "flatten", "--precision", "bf16-mixed"),
+    "flatten": ("--paper", "--attention", "none", "--head", "flatten"),
 }
 
 

@@ -28,3 +28,26 @@ def test_other_features_are_refused(corpus, frames, tmp_path):
     pack.pack(corpus, frames, tmp_path / "a.npz")
     with pytest.raises(CorpusError, match="expected prosody features, got mfcc"):
         pack.unpack(tmp_path / "a.npz", "prosody")
+
+
+@pytest.mark.parametrize(
+    ("field", "change", "message"),
+    [
+        ("lengths", lambda values: values + (np.arange(12) == 3), "frames of 12 clips"),
+        (
+            "lengths",
+            lambda values: values - 2 * (np.arange(12) == 0) * values,
+            "frames of 12 clips",
+        ),
+        ("static", lambda values: values[:, 1:], "frames of 12 clips"),
+        ("static", lambda values: values * np.float16(np.nan), "expected finite features"),
+        ("label", lambda values: values[1:], "expected 12 clips in each column, got 11"),
+    ],
+)
+def test_a_file_that_does_not_add_up_is_refused(corpus, frames, tmp_path, field, change, message):
+    pack.pack(corpus, frames, tmp_path / "a.npz")
+    with np.load(tmp_path / "a.npz") as file:
+        table = dict(file)
+    np.savez(tmp_path / "a.npz", **table | {field: change(table[field])})
+    with pytest.raises(CorpusError, match=rf"expected a packed corpus, got .*{message}.*; run"):
+        pack.unpack(tmp_path / "a.npz")

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from dataclasses import replace
 
 import numpy as np
 
@@ -35,6 +36,13 @@ def test_a_seed_counts_when_it_has_every_fold():
     assert made.complete
     assert not runs(records(2, range(5))).complete
     assert [r["run"]["seed"] for r in made.select_seeds(made.seeds).records] == [1] * 6
+
+
+def test_a_corpus_of_any_name_is_complete_with_the_folds_of_its_records():
+    cell = replace(CELL, corpus="emo_db")
+    whole = [record | {"folds": [0, 1]} for record in records(1, range(2))]
+    assert Runs(cell, tuple(whole)).complete
+    assert not Runs(cell, tuple(whole[:1])).complete
 
 
 def test_two_systems_have_the_seeds_that_are_complete_in_both():
