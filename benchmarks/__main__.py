@@ -5,7 +5,7 @@ import sys
 
 from benchmarks.harness import parser
 
-SCRIPTS = ("complexity", "layers", "mixup", "aam_step", "training", "cells")
+SCRIPTS = ("complexity", "frames", "layers", "mixup", "aam_step", "training", "cells")
 
 if __name__ == "__main__":
     parser(__doc__).parse_args()  # a flag that only some know stops here, not after an hour
