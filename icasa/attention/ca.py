@@ -39,7 +39,7 @@ class CA(nn.Module):
 
     Raises:
         ValueError: if an argument or the input's shape or dtype does not fit. In training a
-            BatchNorm wants more than one value per channel (``ndim=1`` with N = L = 1 has one).
+            BatchNorm needs more than one value per channel (``ndim=1`` with N = L = 1 has one).
 
     Reference:
         Hou, Zhou and Feng 2021, "Coordinate Attention for Efficient Mobile Network Design".

@@ -38,7 +38,7 @@ class CBAM(nn.Module):
 
     Raises:
         ValueError: if an argument or the input's shape or dtype does not fit. In training the
-            BatchNorm wants more than one value (N = H = W = 1 has one).
+            BatchNorm needs more than one value (N = H = W = 1 has one).
 
     Reference:
         Woo et al. 2018, "CBAM: Convolutional Block Attention Module".

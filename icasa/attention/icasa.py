@@ -1,10 +1,12 @@
 """ICASA: a learned mix of improved coordinate and shuffle attention (Li et al. 2026)."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from icasa._check import check_input
-from icasa.attention._fused import check_fused, run_kernel
+from icasa.attention._fused import run_kernel
 from icasa.attention.ica import ICA
 from icasa.attention.sa import SA
 from icasa.optim import one_axis_parameters
@@ -77,27 +79,10 @@ class ICASA(nn.Module):
         super().__init__()
         self.bounded = bounded
         self.residual = residual
-        self.fused = check_fused(fused, ndim)
-        self.ica = ICA(
-            channels,
-            reduction=reduction,
-            kernel_size=kernel_size,
-            norm=norm,
-            ndim=ndim,
-            fused=fused,
-            device=device,
-            dtype=dtype,
-        )
-        self.sa = SA(
-            channels,
-            groups=groups,
-            shuffle=shuffle,
-            ndim=ndim,
-            fused=fused,
-            device=device,
-            dtype=dtype,
-        )
-        self.channels, self.ndim = self.ica.channels, self.ica.ndim
+        shared: dict[str, Any] = {"ndim": ndim, "fused": fused, "device": device, "dtype": dtype}
+        self.ica = ICA(channels, reduction=reduction, kernel_size=kernel_size, norm=norm, **shared)
+        self.sa = SA(channels, groups=groups, shuffle=shuffle, **shared)
+        self.channels, self.ndim, self.fused = self.ica.channels, self.ica.ndim, self.ica.fused
         # One element rather than none: sharding wrappers refuse scalar parameters.
         self.raw_beta = nn.Parameter(torch.empty(1, device=device, dtype=dtype))
         self._reset_beta()

@@ -38,8 +38,8 @@ def numpy_ca(x, layer, training):
 def test_equals_its_equations_in_numpy(ndim, training):
     layer = randomise(CA(20, reduction=2, ndim=ndim, dtype=torch.float64)).train(training)
     x = torch.randn(3, 20, *(4, 5, 2)[:ndim], dtype=torch.float64)
-    wanted = numpy_ca(x.numpy(), layer, training)
-    torch.testing.assert_close(layer(x), torch.from_numpy(wanted))
+    expected = numpy_ca(x.numpy(), layer, training)
+    torch.testing.assert_close(layer(x), torch.from_numpy(expected))
 
 
 def test_has_the_official_parameter_count():
@@ -50,8 +50,8 @@ def test_has_the_official_parameter_count():
 def test_parameter_count_follows_the_docstring(channels, reduction, ndim):
     C, M = channels, max(8, channels // reduction)
     layer = CA(channels, reduction=reduction, ndim=ndim, device="meta")
-    wanted = C * M + 3 * M + ndim * (M * C + C)
-    assert sum(p.numel() for p in layer.parameters()) == wanted
+    expected = C * M + 3 * M + ndim * (M * C + C)
+    assert sum(p.numel() for p in layer.parameters()) == expected
 
 
 def test_multiply_accumulates_follow_the_docstring():

@@ -49,16 +49,16 @@ def test_equals_its_equations_in_numpy(kernel_size, training):
     layer = CBAM(12, reduction=4, kernel_size=kernel_size, dtype=torch.float64)
     randomise(layer).train(training)
     x = torch.randn(3, 12, 4, 5, dtype=torch.float64)
-    wanted = numpy_cbam(x.numpy(), layer, training)
-    torch.testing.assert_close(layer(x), torch.from_numpy(wanted))
+    expected = numpy_cbam(x.numpy(), layer, training)
+    torch.testing.assert_close(layer(x), torch.from_numpy(expected))
 
 
 @given(channels=st.integers(1, 40), reduction=st.integers(1, 40), k=st.sampled_from([1, 3, 5, 7]))
 def test_the_bottleneck_is_never_empty_and_counts_follow_the_docstring(channels, reduction, k):
     C, M = channels, max(1, channels // reduction)
     layer = CBAM(channels, reduction=reduction, kernel_size=k).eval()
-    wanted = 2 * C * M + C + M + 2 * k * k + 2
-    assert sum(p.numel() for p in layer.parameters()) == wanted
+    expected = 2 * C * M + C + M + 2 * k * k + 2
+    assert sum(p.numel() for p in layer.parameters()) == expected
     with FlopCounterMode(display=False) as counter:
         layer(torch.randn(1, channels, 3, 5))
     assert counter.get_total_flops() == 2 * (4 * C * M + 2 * k * k * 3 * 5)

@@ -17,14 +17,14 @@ def test_equals_its_equation_in_numpy(channels, kernel_size):
     x = torch.randn(3, channels, 4, 5, dtype=torch.float64)
     taps = layer.conv.weight.detach().numpy()[0, 0]
     k = len(taps)
-    wanted = x.numpy().copy()
+    expected = x.numpy().copy()
     for n in range(3):
         means = [plane.mean() for plane in x[n].numpy()]
         for c in range(channels):
             seen = [(t, c + t - k // 2) for t in range(k)]
             logit = sum(taps[t] * means[i] for t, i in seen if 0 <= i < channels)
-            wanted[n, c] /= 1 + np.exp(-logit)
-    torch.testing.assert_close(layer(x), torch.from_numpy(wanted))
+            expected[n, c] /= 1 + np.exp(-logit)
+    torch.testing.assert_close(layer(x), torch.from_numpy(expected))
 
 
 def test_kernel_sizes_are_those_of_the_official_code():

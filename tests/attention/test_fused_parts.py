@@ -57,21 +57,21 @@ def agrees_with_eager(layer, x=X):
     assert operators(free, x) == []
 
 
-@pytest.mark.parametrize("learns", [False, True], ids=["eval", "train"])
+@pytest.mark.parametrize("needs_grad", [False, True], ids=["eval", "train"])
 @pytest.mark.parametrize("message", MODIFICATIONS)
-def test_a_modified_ica_is_left_to_pytorch(message, learns):
+def test_a_modified_ica_is_left_to_pytorch(message, needs_grad):
     ica = make(icasa.ICA)
     MODIFICATIONS[message](ica)
-    with torch.set_grad_enabled(learns):
-        agrees_with_eager(ica.train(learns))
+    with torch.set_grad_enabled(needs_grad):
+        agrees_with_eager(ica.train(needs_grad))
         with pytest.raises(ValueError, match=f"ICA with fused=True .*{message}"):
             ica(X)
 
 
 @pytest.mark.parametrize("options", [{"reduction": 1}, {"kernel_size": 65}], ids=str)
-@pytest.mark.parametrize("learns", [False, True], ids=["eval", "train"])
-def test_what_the_c_is_too_narrow_for_is_computed_by_the_specification(options, learns):
-    layer = randomise(icasa.ICA(80, fused=True, **options)).train(learns)
+@pytest.mark.parametrize("needs_grad", [False, True], ids=["eval", "train"])
+def test_what_the_c_is_too_narrow_for_is_computed_by_the_specification(options, needs_grad):
+    layer = randomise(icasa.ICA(80, fused=True, **options)).train(needs_grad)
     x = torch.randn(2, 80, 3, 5, generator=seeded(4))
     assert operators(copy.deepcopy(layer), x) == ["attend_forward"]
     torch.testing.assert_close(copy.deepcopy(layer)(x), insist(layer, False)(x))
@@ -99,11 +99,11 @@ def test_a_norm_tracks_as_it_is_set_to(name, value, served, backend):
 
 
 def test_a_norm_of_another_width_is_refused_as_by_pytorch(backend):
-    for learns in (True, False):
+    for needs_grad in (True, False):
         layer = make(icasa.ICA, fused=None)
         layer.norm = nn.BatchNorm1d(4)
         with pytest.raises(RuntimeError, match="should contain 8 elements not 4"):
-            layer.train(learns)(X)
+            layer.train(needs_grad)(X)
 
 
 class Doubled(icasa.ICA):

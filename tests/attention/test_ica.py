@@ -59,8 +59,8 @@ def test_equals_the_equations_in_numpy(ndim, kernel_size, norm, training):
     layer = ICA(18, reduction=2, kernel_size=kernel_size, norm=norm, ndim=ndim, dtype=torch.float64)
     randomise(layer).train(training)
     x = torch.randn(3, 18, *(4, 5, 2)[:ndim], dtype=torch.float64)
-    wanted = numpy_ica(x.numpy(), layer, training)
-    torch.testing.assert_close(layer(x), torch.from_numpy(wanted))
+    expected = numpy_ica(x.numpy(), layer, training)
+    torch.testing.assert_close(layer(x), torch.from_numpy(expected))
 
 
 def test_a_case_worked_by_hand():
@@ -75,8 +75,8 @@ def test_a_case_worked_by_hand():
     x = torch.tensor([[[[1.0, 3.0], [-1.0, 1.0]]]], dtype=torch.float64)
     # Row means 2, 0; column means 0, 2. Doubled 4, 0; 0, 4, which h_swish leaves as they are.
     up, even, down = sigmoid(4.0), 0.5, sigmoid(-4.0)
-    wanted = [[1 * up * even, 3 * up * down], [-1 * even * even, 1 * even * down]]
-    torch.testing.assert_close(layer(x), torch.tensor([[wanted]], dtype=torch.float64))
+    expected = [[1 * up * even, 3 * up * down], [-1 * even * even, 1 * even * down]]
+    torch.testing.assert_close(layer(x), torch.tensor([[expected]], dtype=torch.float64))
 
 
 @given(
@@ -89,8 +89,8 @@ def test_a_case_worked_by_hand():
 def test_parameter_count_follows_the_docstring(channels, reduction, kernel_size, norm, ndim):
     layer = ICA(channels, reduction=reduction, kernel_size=kernel_size, norm=norm, ndim=ndim)
     C, k, M = channels, kernel_size, max(8, channels // reduction)
-    wanted = C * (k + 1) + C * M + (3 if norm else 1) * M + ndim * (M * C + C)
-    assert sum(p.numel() for p in layer.parameters()) == wanted
+    expected = C * (k + 1) + C * M + (3 if norm else 1) * M + ndim * (M * C + C)
+    assert sum(p.numel() for p in layer.parameters()) == expected
     assert layer.width == M
 
 

@@ -29,8 +29,8 @@ def test_beta_at_1_is_ica_and_at_0_sa_bit_for_bit(x):
 @given(x=feature_maps(dtype=torch.float64), beta=st.floats(-2, 2), residual=st.booleans())
 def test_mixes_the_branches_by_eq_5(x, beta, residual):
     layer = with_beta(beta, ndim=x.ndim - 2, residual=residual, dtype=torch.float64)
-    wanted = beta * layer.ica(x) + (1 - beta) * layer.sa(x) + (x if residual else 0)
-    torch.testing.assert_close(layer(x), wanted)
+    expected = beta * layer.ica(x) + (1 - beta) * layer.sa(x) + (x if residual else 0)
+    torch.testing.assert_close(layer(x), expected)
 
 
 @pytest.mark.parametrize("bounded", [False, True])
@@ -106,8 +106,8 @@ def test_costs_72352_multiply_accumulates_on_a_speech_map():
 
 def test_gates_are_those_of_ica_then_that_of_sa():
     layer, x = randomise(ICASA(8)).eval(), torch.randn(2, 8, 3, 5)
-    wanted = (*layer.ica.gates(x), *layer.sa.gates(x))
-    for got, gate in zip(layer.gates(x), wanted, strict=True):
+    expected = (*layer.ica.gates(x), *layer.sa.gates(x))
+    for got, gate in zip(layer.gates(x), expected, strict=True):
         assert torch.equal(got, gate)
 
 

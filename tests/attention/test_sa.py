@@ -55,8 +55,8 @@ def test_a_case_worked_by_hand():
         layer.spatial_bias.fill_(0.0)
     x = torch.tensor([[[1.0, 3.0], [10.0, 30.0]]], dtype=torch.float64)
     # Mean 2 gives sigmoid(2*2 - 4) = 1/2; (10, 30) normed is (-1, 1): sigmoid(-+log 3) = 1/4, 3/4.
-    wanted = torch.tensor([[[0.5, 1.5], [2.5, 22.5]]], dtype=torch.float64)
-    torch.testing.assert_close(layer(x), wanted)
+    expected = torch.tensor([[[0.5, 1.5], [2.5, 22.5]]], dtype=torch.float64)
+    torch.testing.assert_close(layer(x), expected)
 
 
 @given(x=feature_maps(channels=16), groups=st.sampled_from([1, 2, 4, 8]))

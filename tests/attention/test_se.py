@@ -21,8 +21,8 @@ def test_equals_its_equation_in_numpy(ndim, reduction):
         mean = np.array([plane.mean() for plane in sample])
         hidden = np.maximum(p["squeeze.weight"] @ mean + p["squeeze.bias"], 0)
         gate = 1 / (1 + np.exp(-p["excite.weight"] @ hidden - p["excite.bias"]))
-        wanted = np.stack([g * plane for g, plane in zip(gate, sample, strict=True)])
-        torch.testing.assert_close(layer(x)[n], torch.from_numpy(wanted))
+        expected = np.stack([g * plane for g, plane in zip(gate, sample, strict=True)])
+        torch.testing.assert_close(layer(x)[n], torch.from_numpy(expected))
 
 
 @given(channels=st.integers(1, 40), reduction=st.integers(1, 40))

@@ -61,13 +61,13 @@ def test_computes_what_the_modules_do(cls, channels, shape, options, dtype, back
 
 
 @every_class
-def test_is_one_operator_also_where_it_learns(cls, backend):
-    layer, learns = make(cls), ["attend_forward"]
-    assert operators(layer) == operators(layer.train()) == learns
+def test_is_one_operator_also_with_gradients(cls, backend):
+    layer, needs_grad = make(cls), ["attend_forward"]
+    assert operators(layer) == operators(layer.train()) == needs_grad
     with torch.no_grad():
         assert takes_it(layer.eval())
         # SA has no state, while ICA's norm takes the statistics of the batch.
-        assert operators(layer.train()) == (["attend"] if cls is icasa.SA else learns)
+        assert operators(layer.train()) == (["attend"] if cls is icasa.SA else needs_grad)
         assert operators(make(cls, fused=False)) == []
         assert takes_it(make(cls, fused=None)) == (backend == "c")
     with torch.inference_mode():
@@ -75,13 +75,13 @@ def test_is_one_operator_also_where_it_learns(cls, backend):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("learns", [False, True], ids=["eval", "train"])
+@pytest.mark.parametrize("needs_grad", [False, True], ids=["eval", "train"])
 @every_class
-def test_takes_float32_parameters_as_they_are_under_autocast(cls, learns, dtype, backend):
-    layer, x = make(cls).train(learns), X.to(dtype)
+def test_takes_float32_parameters_as_they_are_under_autocast(cls, needs_grad, dtype, backend):
+    layer, x = make(cls).train(needs_grad), X.to(dtype)
     exact = copy.deepcopy(layer).double()(x.double())
-    with torch.set_grad_enabled(learns), torch.autocast("cpu", torch.bfloat16):
-        one = ["attend_forward"] if learns else ["attend"]
+    with torch.set_grad_enabled(needs_grad), torch.autocast("cpu", torch.bfloat16):
+        one = ["attend_forward"] if needs_grad else ["attend"]
         assert operators(copy.deepcopy(layer), x) == one
         y = layer(x)
     assert y.dtype == dtype

@@ -72,9 +72,9 @@ def test_equals_eager_in_value_gradients_and_statistics(cls, training, data, see
     randomise(layer, seed).train(training)
     sizes = [data.draw(st.sampled_from(s)) for s in ((2, 3), (1, 2, 7, 17), (1, 5, 33))]
     x, g = numbers((sizes[0], 24, *sizes[1:]), seed, torch.float64)
-    wanted = outcome(insist(layer, False), x, g)
+    expected = outcome(insist(layer, False), x, g)
     for name, value in outcome(insist(layer, True), x, g).items():
-        torch.testing.assert_close(value, wanted[name], msg=lambda text, name=name: name + text)
+        torch.testing.assert_close(value, expected[name], msg=lambda text, name=name: name + text)
 
 
 def learned(cls, seed, training, offset, **options):
@@ -165,7 +165,7 @@ def test_half_types_are_within_4e_3_in_c_and_round_no_more_than_eager(cls, dtype
 def test_another_layout_is_copied_and_given_back(cls, layout, backend):
     x, g = (lay_out(t, layout) for t in numbers((2, 24, 5, 7), 0))
     layer = randomise(cls(24, fused=True))
-    wanted = torch.channels_last if layout == "channels_last" else torch.contiguous_format
+    expected = torch.channels_last if layout == "channels_last" else torch.contiguous_format
     results = []
     for start in (x, x.contiguous()):
         leaf = start.detach().requires_grad_()
@@ -173,23 +173,23 @@ def test_another_layout_is_copied_and_given_back(cls, layout, backend):
         results.append((y, *torch.autograd.grad(y, leaf, g)))
     for mine, plain in zip(*results, strict=True):
         assert torch.equal(mine, plain)
-        assert mine.is_contiguous(memory_format=wanted)
+        assert mine.is_contiguous(memory_format=expected)
 
 
 @every_class
 def test_saves_little_more_than_the_input(cls, backend):
     layer, x = randomise(cls(32, fused=True)), torch.randn(2, 32, 19, 100, requires_grad=True)
-    kept = {}
+    storages = {}
     parameters = {p.untyped_storage().data_ptr() for p in layer.parameters()}
 
     def pack(tensor):
         storage = tensor.untyped_storage()
-        kept[storage.data_ptr()] = storage.nbytes()
+        storages[storage.data_ptr()] = storage.nbytes()
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         layer(x)
-    saved = sum(size for pointer, size in kept.items() if pointer not in parameters)
+    saved = sum(size for pointer, size in storages.items() if pointer not in parameters)
     assert x.nbytes <= saved <= 1.3 * x.nbytes
 
 
