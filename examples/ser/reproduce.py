@@ -35,7 +35,7 @@ from examples.ser.grid.cells import (
     write_cell,
 )
 from examples.ser.run import flags
-from examples.ser.run.checkpoint import is_training
+from examples.ser.run.checkpoint import IN_USE, is_training
 
 # glibc then keeps the pages that torch frees; else the system zeroes new ones at each step.
 MALLOC = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": f"{1 << 36}"}
@@ -129,6 +129,8 @@ def run(cell: Cell, args: argparse.Namespace) -> str:
                 code = subprocess.run(
                     command, stdout=log, stderr=subprocess.STDOUT, env=os.environ | MALLOC
                 ).returncode
+            if code == IN_USE:
+                return "left to another process"
             if code:
                 return f"FAILED, see {folder / 'log.txt'}"
             write_cell((folder / "predictions.json").read_bytes(), done)

@@ -1,6 +1,7 @@
 """The checkpoint of a run: held by one training at a time, and resumed by the same run alone."""
 
 import pickle
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ from examples.atomic import remove_leftovers, write_atomic
 
 LOCK = "training.lock"  # in the folder of a run; the grid has a lock of its own there
 CHECKPOINT = "checkpoint.pt"
+IN_USE = 75  # status of a training whose folder is held: EX_TEMPFAIL of sysexits.h
 
 
 @contextmanager
@@ -23,16 +25,18 @@ def only_training(out: Path) -> Iterator[None]:
     outlives the grid that started it still holds its folder.
 
     Raises:
-        SystemExit: another training holds the folder.
+        SystemExit: another training holds the folder; the status is `IN_USE`.
     """
     lock = FileLock(out / LOCK, timeout=0)
     try:
         lock.acquire()
     except Timeout:
-        raise SystemExit(
+        print(
             f"expected --out without a running training, got {out}, where another process trains; "
-            "wait for it, stop it, or give another --out"
-        ) from None
+            "wait for it, stop it, or give another --out",
+            file=sys.stderr,
+        )
+        raise SystemExit(IN_USE) from None
     try:
         remove_leftovers(out / CHECKPOINT)
         yield

@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from examples.ser.run.checkpoint import CHECKPOINT, is_training, only_training, resume, save
+from examples.ser.run.checkpoint import CHECKPOINT, IN_USE, is_training, only_training, resume, save
 
 HOLDER = """
 import pathlib, sys, time
@@ -17,11 +17,12 @@ with only_training(pathlib.Path(sys.argv[1])):
 """
 
 
-def test_a_second_training_is_refused_until_the_first_ends(tmp_path):
+def test_a_second_training_is_refused_until_the_first_ends(tmp_path, capsys):
     with only_training(tmp_path):
         assert is_training(tmp_path)
-        with pytest.raises(SystemExit, match="expected --out without a running training"):
+        with pytest.raises(SystemExit, match=f"{IN_USE}"):
             only_training(tmp_path).__enter__()
+        assert "expected --out without a running training, got" in capsys.readouterr().err
     with only_training(tmp_path):
         pass
     assert not is_training(tmp_path)
