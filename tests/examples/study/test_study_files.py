@@ -7,9 +7,9 @@ import re
 
 import numpy as np
 import pytest
-import second
 
 from examples.study import __main__ as study
+from tests.examples.study import second
 
 SPEECH = study.Family(
     "speech", study.SPEECH % "strong30", ("none", "se", "sa"), (1, 2, 3), (0, 1, 2), "UA", 2.0

@@ -1,7 +1,8 @@
 """The images that every test of this folder reads."""
 
 import pytest
-from tiny_images import write_classes
+
+from tests.examples.vision.tiny_images import write_classes
 
 
 @pytest.fixture(scope="session")

@@ -7,9 +7,9 @@ import zipfile
 import numpy as np
 import pytest
 from PIL import Image
-from tiny_images import COLOURS, png, write_classes, write_zip
 
 from examples.vision.images import ImageFolderError, load
+from tests.examples.vision.tiny_images import COLOURS, png, write_classes, write_zip
 
 
 def read(root, tmp_path, size=None, validation_share=0.2):
