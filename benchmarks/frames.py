@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from examples.ser.report import write_csv
 from torch import nn
 
 import icasa
-from benchmarks.harness import Row, Settings, parser, settle
+from benchmarks.harness import Row, Settings, configure, parser, show
+from examples.provenance import write_csv
 
 CHANNELS, SHAPE = 64, (1, 64, 7, 7)
 LAYERS: tuple[Callable[[int], nn.Module], ...] = (icasa.ICA, icasa.SA, icasa.ICASA)
@@ -73,9 +73,9 @@ def run(settings: Settings) -> list[Row]:
 def main(argv: Sequence[str] | None = None) -> None:
     """Write the rows and print them."""
     argv = sys.argv[1:] if argv is None else argv
-    settings = settle(parser(__doc__).parse_args(argv), "frames", argv)
-    for row in run(settings):
-        print(*(f"{key}: {row[key]}" for key in ("layer", "call", "frames", "file changes")))
+    settings = configure(parser(__doc__).parse_args(argv), "frames", argv)
+    columns = ("layer", "call", "backend", "frames", "file changes")
+    show(run(settings), columns, settings.out / FILE)
 
 
 if __name__ == "__main__":
