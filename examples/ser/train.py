@@ -295,7 +295,8 @@ def run(
     }  # fmt: skip
     facts |= provenance("examples.ser.train", argv, args.seed, fabric.device, fabric.world_size)
     if maps := attention_maps(net.eval(), data["test"].x[:1]):
-        draw_attention(data["test"].x[0, 0].cpu(), maps, args.out / "attention.png")
+        groups = FEATURES[args.features].row_groups
+        draw_attention(data["test"].x[0, 0].cpu(), maps, args.out / "attention.png", groups)
     with room_for(args.out / "predictions.json"):
         rows = write_results(corpus, data["test"], state, facts, args.out)
     for row in rows:

@@ -51,7 +51,6 @@ def test_three_commands_go_from_a_folder_to_a_pooled_table(grid):
     for measure in ("WA", "UA"):
         low, middle, high = (float(row[f"{measure}{end}"]) for end in (" low", "", " high"))
         assert 0 <= low <= middle <= high <= 100
-        assert low < high
     assert (root / "pooled" / "confusion-none.png").stat().st_size > 1000
 
 
