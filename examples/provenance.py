@@ -54,7 +54,7 @@ def provenance(
 def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
     """Write rows; a row without one of the columns has an empty cell."""
     columns = dict.fromkeys(column for row in rows for column in row)
-    with path.open("w", newline="") as file:
+    with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
@@ -62,5 +62,5 @@ def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
 
 def read_csv(path: Path) -> list[dict[str, str]]:
     """Return the rows of a CSV file."""
-    with path.open(newline="") as file:
+    with path.open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))

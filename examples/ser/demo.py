@@ -7,6 +7,7 @@ python -m examples.ser.demo --ravdess path/to/ravdess
 import argparse
 from pathlib import Path
 
+from examples.errors import user_errors
 from examples.ser import train
 from examples.ser.synthetic import write_synthetic
 
@@ -44,4 +45,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with user_errors(train.KEPT):
+        main()

@@ -18,6 +18,7 @@ from sklearn.manifold import TSNE
 from sklearn.neighbors import NearestNeighbors
 from sklearn.preprocessing import StandardScaler
 
+from examples.errors import user_errors
 from examples.provenance import git_commit, provenance, write_csv
 from examples.ser.data.corpora import Corpus, Utterance
 from examples.ser.data.frames import Frames
@@ -123,4 +124,5 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with user_errors():
+        main()

@@ -11,6 +11,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from examples.errors import user_errors
 from examples.ser.data.features import FEATURES, MFCC_39
 from examples.ser.data.frames import load_frames
 from examples.ser.data.manifest import load_manifest
@@ -35,4 +36,5 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with user_errors():
+        main()

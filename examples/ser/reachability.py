@@ -12,6 +12,7 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
+from examples.errors import user_errors
 from examples.provenance import git_commit, read_csv, write_csv
 from examples.ser.grid.cells import RESULTS
 from examples.ser.grid.paper import PAPER
@@ -119,4 +120,5 @@ def main() -> list[dict[str, Any]]:
 
 
 if __name__ == "__main__":
-    main()
+    with user_errors():
+        main()

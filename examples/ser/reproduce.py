@@ -2,27 +2,37 @@
 
     python -m examples.ser.reproduce --ravdess path/to/ravdess --table 8 10 --jobs 2
     python -m examples.ser.reproduce --ravdess path/to/ravdess --list
+    python -m examples.ser.reproduce --manifest corpus.csv --seeds 1 2 3
 
 A cell is a corpus, a protocol, a variant, a fold and a seed. A cell with a file in results/grid/ is
 skipped, a stopped one is resumed, and one that another process trains is left to it. Then
 ``python -m examples.ser.tables`` makes the tables of all that is there.
+
+With ``--manifest`` every fold and seed of a corpus of your own is trained, by default of the
+baseline and AAM-ICASA. Then ``--out`` gets pooled.csv, with intervals over speakers, and the
+confusion matrices.
 """
 
 import argparse
 import itertools
 import os
+import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
-from tqdm import tqdm
 
-from examples.ser.data.corpora import CorpusError
+from examples.errors import UserError, room_for, user_errors
+from examples.progress import progress
+from examples.provenance import write_csv
+from examples.ser.data.corpora import Corpus, few
 from examples.ser.data.iemocap import PARTS
+from examples.ser.data.load import read_corpus
 from examples.ser.data.pack import unpack
 from examples.ser.grid.cells import (
     FOLDS,
@@ -32,13 +42,21 @@ from examples.ser.grid.cells import (
     VARIANTS,
     Cell,
     corpus_in_names,
+    read_record,
     write_cell,
-)
+)  # fmt: skip
+from examples.ser.grid.pooled import complete, pooled_row
 from examples.ser.run import flags
 from examples.ser.run.checkpoint import IN_USE, is_training
+from examples.ser.run.evaluate import confusion
+from examples.ser.run.figures import draw_confusion
+from examples.ser.run.flags import CLASS_WEIGHTS, DEFAULTS, PRESETS, add_choices
 
 # glibc then keeps the pages that torch frees; else the system zeroes new ones at each step.
 MALLOC = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": f"{1 << 36}"}
+SOURCES = ("ravdess", "iemocap", "packed", "manifest")
+CHILDREN: set[subprocess.Popen[bytes]] = set()  # the trainings in progress
+KEPT = "finished cells and epochs are kept; the same command goes on with the others"
 
 
 def expand(tables: Iterable[str], args: argparse.Namespace) -> list[Cell]:
@@ -50,18 +68,34 @@ def expand(tables: Iterable[str], args: argparse.Namespace) -> list[Cell]:
         if args.variants is None or variant in args.variants
     }
     corpus, folds = "ravdess", FOLDS["ravdess"]
+    if args.manifest:
+        known = read_corpus(args)
+        corpus, folds = corpus_name(known), known.folds
     if args.iemocap:
         corpus = "iemocap" if args.part == "all" else f"iemocap-{args.part}"
         folds = FOLDS["iemocap"]
     if args.packed:
-        features = (flags.DEFAULTS | flags.PRESETS[args.preset])["features"]
-        content, _ = unpack(args.packed, features)
+        content, _ = unpack(args.packed, (DEFAULTS | PRESETS[args.preset])["features"])
         corpus, folds = corpus_in_names(content.name), content.folds
-    folds = folds if args.folds is None else args.folds
+    if args.fold is not None:
+        folds = check_folds(args.fold, folds)
     return [
         Cell(corpus, protocol, variant, fold, seed, args.preset, args.epochs, args.precision)
         for seed, fold, (protocol, variant) in itertools.product(args.seeds, folds, variants)
     ]
+
+
+def corpus_name(corpus: Corpus) -> str:
+    """Return the name of a corpus as its cells have it."""
+    return re.sub(r"\W", "_", corpus.name)[:60]
+
+
+def check_folds(chosen: Sequence[int], known: Sequence[int]) -> Sequence[int]:
+    """Return the chosen folds; refuse one that the corpus does not have."""
+    if unknown := [fold for fold in chosen if fold not in known]:
+        names = ", ".join(map(str, known))
+        raise UserError(f"expected --fold among {names}, got {unknown[0]}; correct it")
+    return chosen
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -73,15 +107,20 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     which.add_argument("--ravdess", type=Path, metavar="ROOT")
     which.add_argument("--iemocap", type=Path, metavar="ROOT")
     which.add_argument("--packed", type=Path, metavar="NPZ", help="of examples.ser.packed")
+    which.add_argument("--manifest", type=Path, metavar="CSV", help="a corpus of your own")
+    add_choices(parser)
+    parser.add_argument("--class-weights", choices=CLASS_WEIGHTS, default="none")
     parser.add_argument("--part", choices=PARTS, default="all", help="of IEMOCAP")
-    parser.add_argument("--table", nargs="+", choices=TABLES, default=list(TABLES))
+    parser.add_argument(
+        "--table", nargs="+", choices=TABLES, help="default: all; of a manifest, 13-19"
+    )
     parser.add_argument(
         "--variants", nargs="+", choices=VARIANTS, help="of the tables; all when not given"
     )
-    parser.add_argument("--folds", nargs="+", type=int, help="all when not given")
+    parser.add_argument("--fold", nargs="+", type=int, help="to train; all when not given")
     parser.add_argument("--seeds", nargs="+", type=int, default=[SEED])
-    parser.add_argument("--preset", choices=flags.PRESETS, default="paper")
-    parser.add_argument("--epochs", type=int, default=60)
+    parser.add_argument("--preset", choices=PRESETS, default="paper")
+    parser.add_argument("--epochs", type=int, help="default: the preset's")
     parser.add_argument("--precision", choices=("32-true", "bf16-mixed"), default="32-true")
     parser.add_argument(
         "--list", action="store_true", help="print the state of every cell and stop"
@@ -92,8 +131,14 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--shard", default="0/1", metavar="I/N", help="every N-th cell from I on")
     parser.add_argument("--cache", type=Path, default=Path("runs/cache"))
     parser.add_argument("--runs", type=Path, default=Path("runs/grid"), help="checkpoints, logs")
-    parser.add_argument("--out", type=Path, default=GRID, help="one file per finished cell")
+    parser.add_argument(
+        "--out", type=Path, help="one file per finished cell; default: results/grid"
+    )
     args = parser.parse_args(argv)
+    args.table = args.table or (["13-19"] if args.manifest else list(TABLES))
+    args.out = args.out or (Path("runs/pooled") if args.manifest else GRID)
+    if args.epochs is None:
+        args.epochs = PRESETS[args.preset].get("epochs", DEFAULTS["epochs"])
     try:
         first, count = (int(part) for part in args.shard.split("/"))
     except ValueError:
@@ -104,6 +149,32 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         parser.error(f"expected --shard I/N with 0 <= I < N, got {args.shard}; give, say, 0/4")
     args.shard = slice(first, None, count)
     return args
+
+
+def train_flags(cell: Cell, args: argparse.Namespace) -> list[str]:
+    """Return the flags of `examples.ser.train` that decide the numbers of a cell."""
+    source = next(n for n in SOURCES if getattr(args, n))
+    flags = [*cell.flags(), f"--{source}", str(getattr(args, source))]
+    flags += ["--part", args.part] if args.iemocap else []
+    flags += ["--labels", *args.labels] if args.labels else []
+    flags += ["--folds", str(args.folds)] if args.folds else []
+    flags += [f"--{key}" for key in ("telephone",) if getattr(args, key)]
+    flags += ["--skip-bad"] * args.skip_bad
+    return [*flags, "--class-weights", args.class_weights]
+
+
+def train_cell(command: Sequence[str], log: Path) -> int:
+    """Run a training process with its output in a log; return its exit status."""
+    with log.open("a") as file:
+        file.write(shlex.join(command) + "\n")
+        file.flush()
+        with subprocess.Popen(
+            command, stdout=file, stderr=subprocess.STDOUT, env=os.environ | MALLOC
+        ) as child:
+            CHILDREN.add(child)
+            code = child.wait()
+            CHILDREN.discard(child)
+    return code
 
 
 def run(cell: Cell, args: argparse.Namespace) -> str:
@@ -117,26 +188,85 @@ def run(cell: Cell, args: argparse.Namespace) -> str:
                 return "already done"
             if is_training(folder):  # one that outlived the grid that started it, say
                 return "left to another process"
-            source = next(n for n in ("ravdess", "iemocap", "packed") if getattr(args, n))
-            command = [sys.executable, "-m", "examples.ser.train", *cell.flags(), "--quiet"]
-            command += [f"--{source}", str(getattr(args, source)), "--device", args.device]
-            command += ["--part", args.part] if args.iemocap else []
-            command += ["--cache", str(args.cache), "--out", str(folder)]
-            command += ["--threads", str(args.threads)]
-            with (folder / "log.txt").open("a") as log:
-                log.write(shlex.join(command) + "\n")
-                log.flush()
-                code = subprocess.run(
-                    command, stdout=log, stderr=subprocess.STDOUT, env=os.environ | MALLOC
-                ).returncode
+            command = [sys.executable, "-m", "examples.ser.train", *train_flags(cell, args)]
+            command += ["--cache", str(args.cache), "--out", str(folder), "--quiet"]
+            command += ["--device", args.device, "--threads", str(args.threads)]
+            code = train_cell(command, folder / "log.txt")
             if code == IN_USE:
                 return "left to another process"
             if code:
-                return f"FAILED, see {folder / 'log.txt'}"
-            write_cell((folder / "predictions.json").read_bytes(), done)
+                return f"FAILED: {last_line(folder / 'log.txt')}, see {folder / 'log.txt'}"
+            with room_for(done):
+                write_cell((folder / "predictions.json").read_bytes(), done)
             return "done"
     except Timeout:
         return "left to another process"
+
+
+def last_line(log: Path) -> str:
+    """Return the last line of a log that says something."""
+    lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
+    return next((line.strip() for line in reversed(lines) if line.strip()), "no message")
+
+
+def check_cell(
+    cell: Cell, record: Mapping[str, Any], corpus: Corpus, args: argparse.Namespace
+) -> None:
+    """Refuse a finished cell that other flags or another corpus trained."""
+    _, _, _, *argv = shlex.split(record["run"]["command"])
+    ours, theirs = (
+        {
+            key: value
+            for key, value in vars(flags.parse(a)).items()
+            if key not in flags.NOT_IN_CONFIG
+        }
+        for a in ([*train_flags(cell, args), "--out", "o"], argv)
+    )
+    different = [f"{k} {theirs[k]} there, {ours[k]} now" for k in ours if ours[k] != theirs[k]]
+    there = {(clip["id"], clip["label"], clip["speaker"]) for clip in record["utterances"]}
+    now = {(u.id, u.label, u.speaker) for u in corpus.utterances if u.fold == cell.fold}
+    if changed := there - now if args.skip_bad else there ^ now:
+        different.append(
+            f"{few(sorted({name for name, _, _ in changed}))} in clips, labels or speakers"
+        )
+    if different:
+        raise UserError(
+            f"expected cells of this corpus and these flags, got {args.out / cell.name} with other "
+            f"ones ({'; '.join(different)}); give another --out and --runs"
+        )
+
+
+def pool(cells: Sequence[Cell], args: argparse.Namespace) -> None:
+    """Write pooled.csv and the confusion matrices of the variants that have every fold."""
+    corpus = read_corpus(args)
+    paths = {
+        cell: args.out / f"{cell.name}.json.gz" for cell in cells if cell.protocol == "speaker"
+    }
+    found = [(cell, read_record(path)) for cell, path in paths.items() if path.exists()]
+    for cell, record in found:
+        check_cell(cell, record, corpus, args)
+    rows = []
+    for variant, runs in complete(found, corpus.folds).items():
+        row = pooled_row(runs)
+        rows.append(row)
+        title = f"{row['corpus']}, {variant}: WA {row['WA']}, UA {row['UA']} %"
+        counts = confusion(*runs.pooled(), runs.labels)
+        path = args.out / f"confusion-{variant}.png"
+        draw_confusion(
+            counts, runs.labels, f"{title}\n{row['folds']} folds, {row['seeds']} seeds", path
+        )
+        print(
+            f"{variant:<12} WA {row['WA']} % ({row['WA low']} to {row['WA high']})  "
+            f"UA {row['UA']} % ({row['UA low']} to {row['UA high']})  {row['clips']} clips, "
+            f"{row['speakers']} speakers, {row['folds']} folds, {row['seeds']} seeds"
+        )
+    if rows:
+        write_csv(args.out / "pooled.csv", rows)
+        print(
+            f"95 % intervals over speakers; {args.out / 'pooled.csv'}, {args.out}/confusion-*.png"
+        )
+    else:
+        print("no variant has every fold yet: no pooled table")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -151,16 +281,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     args.out.mkdir(parents=True, exist_ok=True)
     failed = 0
-    with ThreadPoolExecutor(args.jobs) as pool, tqdm(total=len(missing), unit="cell") as bar:
-        for cell, end in zip(missing, pool.map(lambda cell: run(cell, args), missing), strict=True):
-            failed += end.startswith("FAILED")
-            bar.write(f"{cell.name}: {end}")
-            bar.update()
+    with ThreadPoolExecutor(args.jobs) as workers:
+        try:
+            ends = workers.map(lambda cell: run(cell, args), missing)
+            for cell, end in zip(progress(missing, "training", "cell"), ends, strict=True):
+                failed += end.startswith("FAILED")
+                print(f"{cell.name}: {end}", flush=True)
+        except BaseException:  # a stop: the cells in training end, too, and keep their epochs
+            workers.shutdown(wait=False, cancel_futures=True)
+            for child in [*CHILDREN]:
+                child.terminate()
+            raise
+    if args.manifest:
+        pool(cells, args)
     return failed
 
 
 if __name__ == "__main__":
-    try:
+    with user_errors(KEPT):
         raise SystemExit(min(main(), 1))
-    except CorpusError as error:
-        raise SystemExit(str(error)) from None

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from examples.errors import user_errors
 from examples.provenance import git_commit, provenance
 from examples.ser.data.corpora import Corpus
 from examples.ser.data.degrade import CONDITIONS, degraded_frames
@@ -98,4 +99,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with user_errors(
+        "the cells scored so far have their scores; the same command scores the others"
+    ):
+        main()

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from examples.errors import user_errors
 from examples.provenance import git_commit, provenance, write_csv
 from examples.ser.data.load import read
 from examples.ser.data.segments import Segments, make_segments
@@ -95,4 +96,5 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with user_errors():
+        main()

@@ -19,13 +19,14 @@ import numpy as np
 import torch
 from torch import nn
 
+from examples.errors import user_errors
 from examples.provenance import Row
 from examples.ser.grid.cells import GRID, RESULTS
 from examples.ser.grid.predictions import join_runs
 from examples.ser.grid.runs import Runs, on_common_seeds, read_grid
 from examples.ser.grid.significance import compare
 from examples.ser.run.evaluate import scores
-from examples.ser.run.record import load_trained, restore
+from examples.ser.run.record import load_saved, load_trained, restore
 from examples.ser.tables import write
 
 MEASURES = ("WA", "UA")
@@ -80,7 +81,7 @@ def export(runs: Runs, folder: Path, path: Path) -> None:
 
 def load(path: Path = CHECKPOINT) -> tuple[argparse.Namespace, list[str], nn.Module]:
     """Return the flags, the labels and the network of an exported file."""
-    saved = torch.load(path, weights_only=True)
+    saved = load_saved(path, ("command", "labels", "model"))
     args, net = restore(saved["command"], saved["labels"], saved["model"])
     return args, saved["labels"], net
 
@@ -106,4 +107,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with user_errors():
+        main()

@@ -20,6 +20,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
+from examples.errors import user_errors
 from examples.provenance import git_commit, provenance, write_csv
 from examples.ser.data.load import load
 from examples.ser.data.segments import Segments
@@ -90,4 +91,5 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with user_errors():
+        main()

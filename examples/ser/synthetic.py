@@ -18,6 +18,8 @@ import numpy as np
 import soundfile
 from scipy.signal import lfilter, sosfilt
 
+from examples.errors import UserError, user_errors
+
 RATE = 16_000  # Hz
 DURATION = (1.2, 3.2)  # s
 VOWELS = np.array(  # formants F1 to F4 of a man's /a e i o u/, Hz
@@ -129,7 +131,7 @@ def write_synthetic(
     Speakers alternate male and female; each pair is a fold.
     """
     if speakers < 4 or speakers % 2 or per_class < 1:
-        raise ValueError(
+        raise UserError(
             f"expected an even number of 4 speakers or more and 1 clip or more per class, got "
             f"{speakers} and {per_class}; raise --speakers or --per-class"
         )
@@ -167,4 +169,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with user_errors():
+        main()

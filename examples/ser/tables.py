@@ -12,6 +12,7 @@ from statistics import mean, stdev
 import numpy as np
 from sklearn.metrics import precision_recall_fscore_support
 
+from examples.errors import user_errors
 from examples.provenance import Row, read_csv, write_csv
 from examples.ser.grid.calibration import calibrated, calibration, draw_calibration
 from examples.ser.grid.cells import ATTENTIONS, GRID, OURS, RESULTS, TABLES
@@ -323,4 +324,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with user_errors():
+        main()

@@ -19,7 +19,6 @@ from typing import Any
 # Deterministic matrix products on CUDA need this before CUDA starts.
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from lightning_fabric import Fabric, seed_everything
@@ -27,8 +26,9 @@ from lightning_fabric.strategies import DDPStrategy
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from examples.errors import UserError, room_for, user_errors
 from examples.provenance import git_commit, provenance
-from examples.ser.data.corpora import CorpusError
+from examples.ser.data.corpora import grouped
 from examples.ser.data.digests import digests
 from examples.ser.data.features import FEATURES
 from examples.ser.data.load import cut, read, unwritable
@@ -38,6 +38,7 @@ from examples.ser.run.attention_figure import draw_attention
 from examples.ser.run.checkpoint import CHECKPOINT, only_training, resume, save
 from examples.ser.run.evaluate import scores, utterance_posteriors
 from examples.ser.run.flags import network, parse
+from examples.ser.run.nonfinite import NonFiniteLossError, explain
 from examples.ser.run.record import write_results
 from icasa import (
     AAM,
@@ -49,6 +50,8 @@ from icasa import (
     parameter_groups,
     soft_cross_entropy,
 )
+
+KEPT = "--out has every finished epoch; the same command goes on after the last one"
 
 
 def batch_count(data: Segments, args: argparse.Namespace) -> int:
@@ -80,8 +83,8 @@ def make_augment(args: argparse.Namespace, classes: int) -> Callable[..., tuple[
 
 def train_epoch(
     fabric: Fabric, model: nn.Module, optimizer: Any, scheduler: Any, aam: AAM | None,
-    augment: Callable[..., tuple[Tensor, Tensor]], data: Segments, epoch: int,
-    args: argparse.Namespace,
+    augment: Callable[..., tuple[Tensor, Tensor]], weight: Tensor | None, data: Segments,
+    epoch: int, args: argparse.Namespace,
 ) -> dict[str, float]:  # fmt: skip
     """Train one epoch; its random numbers depend on seed and epoch alone."""
     model.train()
@@ -93,10 +96,10 @@ def train_epoch(
     torch.manual_seed(args.seed * 1_000_003 + 500_000 + epoch * 1_009 + fabric.global_rank)
     # Of nearly equal size, so that no process gets an empty batch.
     batches = order.tensor_split(batch_count(data, args))
-    criterion = partial(soft_cross_entropy, label_smoothing=args.label_smoothing)
+    criterion = partial(soft_cross_entropy, weight=weight, label_smoothing=args.label_smoothing)
     sums = torch.zeros(4, device=fabric.device)  # loss, correct, seen, mixed
     bar = tqdm(batches, desc=f"epoch {epoch}", leave=False, disable=args.quiet or None)
-    for batch in bar if fabric.is_global_zero else batches:
+    for number, batch in enumerate(bar if fabric.is_global_zero else batches, 1):
         index = batch[fabric.global_rank :: fabric.world_size]
         y = data.y[index]
         x, target = augment(data.x[index], y, pairing)
@@ -110,18 +113,24 @@ def train_epoch(
         else:
             logits = model(x)
             loss, mixed = criterion(logits, target), sums.new_zeros(())
+        if not loss.isfinite():
+            raise NonFiniteLossError(number, index)
         fabric.backward(loss)
         optimizer.step()
         scheduler.step()
         correct, seen = (logits.argmax(1) == y).sum(), sums.new_tensor(len(y))
         sums += torch.stack((loss.detach() * seen, correct, seen, mixed))
     loss_sum, correct, seen, mixed = fabric.all_reduce(sums, reduce_op="sum").tolist()
-    if not np.isfinite(loss_sum):
-        raise FloatingPointError(
-            f"expected a finite loss, got {loss_sum} in epoch {epoch}; lower --lr {args.lr}"
-        )
     row = {"train_loss": loss_sum / seen, "train_WA": 100 * correct / seen}
     return row | ({"partner_rate": mixed / seen} if aam else {})
+
+
+def class_weights(data: Segments, classes: int, mode: str) -> Tensor | None:
+    """Return the weight of each class in the loss: n / (K n_k) of its n_k segments if balanced."""
+    if mode == "none":
+        return None
+    count = data.y.bincount(minlength=classes)
+    return torch.where(count > 0, len(data) / (classes * count.clamp_min(1)), 0.0)
 
 
 def report_pairs(aam: AAM, data: Segments, seed: int, most: int = 4096) -> dict[str, float]:
@@ -172,6 +181,8 @@ def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
     args = parse(argv)
     if args.threads:
         torch.set_num_threads(args.threads)
+    if args.device == "cuda" and not torch.cuda.is_available():
+        raise UserError("expected a GPU for --device cuda, got none that torch finds; leave it out")
     many = "WORLD_SIZE" in os.environ  # set by torchrun
     fabric = Fabric(
         accelerator=args.device,
@@ -197,7 +208,7 @@ def run(
         corpus, frames = read(args, fault, FEATURES[args.features])
         corpus, data = cut(corpus, frames, args)
     identity = digests(corpus, frames, data)
-    for note in corpus.notes:
+    for note in grouped(corpus.notes):
         fabric.print(f"note: {note}")
     data = {part: segments.to(fabric.device) for part, segments in data.items()}
     train = data.pop("train")
@@ -243,10 +254,20 @@ def run(
             state[name] = list(dict.fromkeys([*state.get(name, []), now]))
 
     # Loop
+    weight = class_weights(train, len(corpus.labels), args.class_weights)
+    fabric.print(
+        f"training on {len(train)} segments: {args.epochs} epochs of "
+        f"{batch_count(train, args)} batches, {len(state['history'])} done", flush=True,
+    )  # fmt: skip
     for epoch in range(len(state["history"]) + 1, args.epochs + 1):
         start = time.perf_counter()
         row = {"epoch": epoch, "lr": scheduler.get_last_lr()[0]}
-        row |= train_epoch(fabric, model, optimizer, scheduler, aam, augment, train, epoch, args)
+        try:
+            row |= train_epoch(
+                fabric, model, optimizer, scheduler, aam, augment, weight, train, epoch, args
+            )
+        except NonFiniteLossError as error:
+            raise UserError(explain(error, net, train, corpus, epoch, args.lr)) from None
         average_buffers(fabric, net)
         if fabric.is_global_zero:
             with fabric.autocast():
@@ -274,8 +295,10 @@ def run(
     }  # fmt: skip
     facts |= provenance("examples.ser.train", argv, args.seed, fabric.device, fabric.world_size)
     if maps := attention_maps(net.eval(), data["test"].x[:1]):
-        draw_attention(data["test"].x[0, 0].cpu(), maps, args.out / "attention.png")
-    rows = write_results(corpus, data["test"], state, facts, args.out)
+        groups = FEATURES[args.features].row_groups
+        draw_attention(data["test"].x[0, 0].cpu(), maps, args.out / "attention.png", groups)
+    with room_for(args.out / "predictions.json"):
+        rows = write_results(corpus, data["test"], state, facts, args.out)
     for row in rows:
         cells = "  ".join(f"{k} {row[k]:6.2f}" for k in ("WA", "UA", "F1", "ECE"))
         print(f"{row['selection']:<18}  epoch {row['epoch']:3}  {cells}")
@@ -283,7 +306,5 @@ def run(
 
 
 if __name__ == "__main__":
-    try:
+    with user_errors(KEPT):
         main()
-    except CorpusError as error:
-        raise SystemExit(str(error)) from None

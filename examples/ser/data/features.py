@@ -1,6 +1,6 @@
 """The feature sets that a run chooses from: the paper's MFCC, and prosody."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +21,7 @@ class FeatureSet:
     cached_rows: int  # K
     complete: Callable[[np.ndarray], np.ndarray]  # (..., K, F) -> (..., rows, F)
     rows: int  # of a segment
+    row_groups: Mapping[str, int]  # what the rows are, from the first on: name, number
     window: int  # frames that a segment spans
     width: int  # frames of a segment, zero after the window
 
@@ -33,6 +34,7 @@ MFCC_39 = FeatureSet(
     cached_rows=13,
     complete=mfcc.add_deltas,
     rows=39,
+    row_groups={"13 MFCC": 13, "delta": 13, "delta-delta": 13},
     window=198,
     width=200,
 )
@@ -44,6 +46,7 @@ PROSODY = FeatureSet(
     cached_rows=33,
     complete=prosody.add_timbre_deltas,
     rows=53,
+    row_groups={"20 MFCC": 20, "pitch, level, spectrum": 13, "delta of MFCC": 20},
     window=320,
     width=320,
 )

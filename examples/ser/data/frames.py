@@ -6,20 +6,32 @@ import hashlib
 import json
 import re
 import tempfile
+import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
 import librosa
 import numpy as np
 import soxr
-from tqdm import tqdm
 
 from examples.atomic import write_atomic
-from examples.ser.data.audio import SAMPLE_RATE, SHORTEST, SILENCE, Clip, ClipError, read_clip
-from examples.ser.data.corpora import Corpus, Utterance
+from examples.errors import UserError, room_for
+from examples.progress import progress as show_progress
+from examples.ser.data.audio import (
+    LONGEST,
+    LOUDEST,
+    SAMPLE_RATE,
+    SHORTEST,
+    SILENCE,
+    Clip,
+    ClipError,
+    read_clip,
+)
+from examples.ser.data.corpora import Corpus, Utterance, few
 from examples.ser.data.features import MFCC_39, FeatureSet
 
 Frames = dict[str, np.ndarray]  # utterance id -> frames (K, F) float32, as a FeatureSet extracts
@@ -44,25 +56,28 @@ def load_frames(
     progress: bool = True,
     reader: Reader | None = None,
     features: FeatureSet = MFCC_39,
+    telephone: bool = False,
 ) -> tuple[Corpus, Frames]:
     """Check every clip; return the corpus without problems, and its frames.
 
     Without a cache file each clip is read once, for the check and the features together; with one
     no audio is decoded, for the problems found are cached too. The cache file is found by the ids
     and the bytes of the clips and by the parameters, wherever the clips are and whenever they were
-    written. A `reader` replaces `read_clip` and has cache files of its own.
+    written; a damaged one is made again, with a note. A `reader` replaces `read_clip` and has cache
+    files of its own. `telephone` takes clips from 8 kHz on.
 
     Raises:
         CorpusError: problems of names, tables and audio, all in one list (not with `skip_bad`).
-        ValueError: the cache folder cannot be written.
+        UserError: the cache is not there and cannot be written.
     """
+    reader = reader or FileReader(telephone)
     path = _cache_path(corpus, Path(cache), reader, features)
-    if path.exists():
-        with np.load(path) as file:
-            table = dict(file)
-    else:
+    table, note = _read_cache(path, len(corpus.utterances))
+    if table is None:
+        _check_writable(path.parent)
         table = _extract(corpus.utterances, progress, reader, features)
-        with write_atomic(path) as file:
+        size = sum(column.nbytes for column in table.values())
+        with room_for(path, size), write_atomic(path) as file:
             np.savez(file, **table)
     ends = np.cumsum(table["lengths"])
     frames, found, bad = {}, [], []
@@ -73,24 +88,66 @@ def load_frames(
         else:
             frames[clip.id] = table["static"][:, ends[i] - table["lengths"][i] : ends[i]]
     corpus = corpus.raise_or_skip(found, bad, skip_bad=skip_bad)
-    return replace(corpus, notes=corpus.notes + _audio_notes(table)), frames
+    return replace(corpus, notes=corpus.notes + note + _audio_notes(table)), frames
 
 
-def _cache_path(corpus: Corpus, cache: Path, reader: Reader | None, features: FeatureSet) -> Path:
-    """Return the cache file of these clips and settings; create its folder."""
+@dataclass(frozen=True)
+class FileReader:
+    """Reads the clips as they are."""
+
+    telephone: bool = False
+
+    @property
+    def key(self) -> Sequence[object]:
+        """What is read otherwise than by default; nothing keeps the cache files of before."""
+        return ["telephone"] * self.telephone
+
+    def __call__(self, clip: Utterance) -> Clip:
+        """Return the clip, or raise ClipError."""
+        return read_clip(clip.path, telephone=self.telephone)
+
+
+def _read_cache(path: Path, clips: int) -> tuple[dict[str, np.ndarray] | None, tuple[str, ...]]:
+    """Return a whole cache file, else None, and a note if it is damaged."""
+    if not path.exists():
+        return None, ()
     try:
-        cache.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=cache):
+        with np.load(path) as file:
+            table = dict(file)
+        if (len(table["lengths"]), table["lengths"].sum()) == (clips, table["static"].shape[1]):
+            return table, ()
+        fault = "its lengths do not add up"
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        fault = str(error)
+    return None, (f"the feature cache {path} was damaged ({fault}) and is made again",)
+
+
+def _check_writable(folder: Path) -> None:
+    """Create the folder of the cache; refuse one that cannot be written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise ValueError(
-            f"expected a writable cache folder, got {cache} ({error}); give another"
+        raise UserError(
+            f"expected a writable cache folder, got {folder} ({error}); give another --cache"
         ) from error
+
+
+def _cache_path(corpus: Corpus, cache: Path, reader: Reader, features: FeatureSet) -> Path:
+    """Return the cache file of these clips and settings."""
     files = [(clip.id, _file_digest(clip.path)) for clip in corpus.utterances]
-    limits = [SAMPLE_RATE, SHORTEST, SILENCE, librosa.__version__, soxr.__version__]
-    settings = [*features.parameters, limits, files, *([reader.key] if reader else [])]
+    limits = [SAMPLE_RATE, SHORTEST, LONGEST, SILENCE, LOUDEST]
+    versions = [librosa.__version__, soxr.__version__]
+    settings = [
+        *features.parameters,
+        limits,
+        versions,
+        files,
+        *([reader.key] if reader.key else []),
+    ]
     key = json.dumps(settings)
-    name = re.sub(r"\W", "_", corpus.name)
+    name = re.sub(r"\W", "_", corpus.name)[:100]  # a file's name ends at 255 bytes
     return cache / f"{name}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.npz"
 
 
@@ -107,13 +164,13 @@ def _file_digest(path: Path) -> str:
 
 
 def _extract(
-    clips: Sequence[Utterance], progress: bool, reader: Reader | None, features: FeatureSet
+    clips: Sequence[Utterance], progress: bool, reader: Reader, features: FeatureSet
 ) -> dict[str, np.ndarray]:
     """Read each clip once: its frames or its fault, and the facts for the notes."""
     static, faults, facts = [], [], []
-    for clip in tqdm(clips, desc=features.name, unit="clip", disable=None if progress else True):
+    for clip in show_progress(clips, f"reading audio, {features.name}", "clip", quiet=not progress):
         try:
-            audio = reader(clip) if reader else read_clip(clip.path)
+            audio = reader(clip)
             block = _finite_frames(audio.signal, features)
         except ClipError as error:
             static.append(np.zeros((features.cached_rows, 0), np.float32))
@@ -161,7 +218,7 @@ def _audio_notes(table: dict[str, np.ndarray]) -> tuple[str, ...]:
         f"to {seconds.max():.2f} s ({ids[seconds.argmax()]})"
     ]
     if odd := [f"{i} ({r} Hz)" for i, r in zip(ids, rate, strict=True) if r != usual]:
-        notes.append(f"{len(odd)} clips at another sample rate: {', '.join(odd)}")
+        notes.append(f"{len(odd)} clips at another sample rate: {few(odd)}")
     if mixed := ids[channels > 1].tolist():
-        notes.append(f"{len(mixed)} clips of several channels, averaged: {', '.join(mixed)}")
+        notes.append(f"{len(mixed)} clips of several channels, averaged: {few(mixed)}")
     return tuple(notes)

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from examples.ser.data.corpora import GENDERS, Corpus, CorpusError, Utterance
+from examples.ser.data.corpora import GENDERS, Corpus, CorpusError, Utterance, few
 
 IEMOCAP_LABELS = ("neutral", "happy", "sad", "angry")
 IEMOCAP_COUNTS = {  # turns by part and emotion; together they are Table 2's 5531
@@ -122,9 +122,8 @@ def _missing_faults(clips: Sequence[Utterance], there: Container[str]) -> list[s
     for folder, group in itertools.groupby(clips, key=lambda clip: clip.path.parent):
         turns = list(group)
         if ids := [clip.id for clip in turns if clip.id not in there]:
-            names = ", ".join(ids[:4]) + (f" and {len(ids) - 4} more" if len(ids) > 4 else "")
             found = f"expected {len(turns)} wavs, got {len(turns) - len(ids)}"
-            problems.append(f"{folder}: {found}, missing {names}; unpack again")
+            problems.append(f"{folder}: {found}, missing {few(ids)}; unpack again")
     return problems
 
 

@@ -15,7 +15,14 @@ from examples.ser.data.manifest import load_manifest
 from examples.ser.data.pack import unpack
 from examples.ser.data.ravdess import load_ravdess
 from examples.ser.data.segments import Segments, make_segments
-from examples.ser.data.splits import random_folds, separate_copies, spelling_faults, split
+from examples.ser.data.splits import (
+    describe,
+    random_folds,
+    refold,
+    separate_copies,
+    spelling_faults,
+    split,
+)
 from examples.ser.data.standardize import Standardizer
 
 
@@ -25,12 +32,21 @@ def load(args: argparse.Namespace) -> tuple[Corpus, dict[str, Segments]]:
 
 
 def read_corpus(args: argparse.Namespace) -> Corpus:
-    """Read the names and tables of the corpus that the flags give."""
+    """Read the names and tables of the corpus that the flags give, with its labels and folds."""
     if args.ravdess:
-        return load_ravdess(args.ravdess)
-    if args.iemocap:
-        return load_iemocap(args.iemocap, part=args.part, happy=args.happy)
-    return load_manifest(args.manifest)
+        corpus = load_ravdess(args.ravdess)
+    elif args.iemocap:
+        corpus = load_iemocap(args.iemocap, part=args.part, happy=args.happy)
+    else:
+        corpus = load_manifest(args.manifest)
+    return choose(corpus, args)
+
+
+def choose(corpus: Corpus, args: argparse.Namespace) -> Corpus:
+    """Return the corpus with the classes of --labels and the folds of --folds."""
+    if args.labels:
+        corpus = corpus.select_labels(args.labels)
+    return refold(corpus, args.folds) if args.folds else corpus
 
 
 def read(
@@ -44,6 +60,7 @@ def read(
     """
     if args.packed:
         corpus, frames = unpack(args.packed, features.name)
+        corpus = choose(corpus, args)
     else:
         corpus = read_corpus(args)
     faults = [*[fault] * bool(fault), *spelling_faults(corpus)]
@@ -53,6 +70,7 @@ def read(
         corpus, frames = load_frames(
             replace(corpus, problems=(*corpus.problems, *faults)), args.cache,
             skip_bad=args.skip_bad, progress=not args.quiet, features=features,
+            telephone=args.telephone,
         )  # fmt: skip
     corpus = separate_copies(corpus, frames, skip_bad=args.skip_bad)
     return corpus, {clip.id: frames[clip.id] for clip in corpus.utterances}
@@ -77,7 +95,7 @@ def cut(
                 stride_s=args.train_stride if name == "train" else args.test_stride,
                 tail=args.tail, held_out=name != "train",
             )  # fmt: skip
-    return corpus, data
+    return replace(corpus, notes=corpus.notes + describe(parts, corpus.labels)), data
 
 
 def _segment_folds(

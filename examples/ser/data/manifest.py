@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
 import re
 import unicodedata
@@ -11,9 +12,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from sklearn.model_selection import GroupKFold
-
-from examples.ser.data.corpora import GENDERS, Corpus, CorpusError, Utterance
+from examples.ser.data.corpora import GENDERS, Corpus, CorpusError, Utterance, is_hidden
+from examples.ser.data.splits import spread_speakers
 
 MANIFEST_COLUMNS = ("path", "label", "speaker")
 
@@ -39,7 +39,10 @@ def load_manifest(
     classes = tuple(labels) if labels else tuple(sorted({row["label"] for row in rows} - {""}))
     utterances: dict[Path, Utterance] = {}
     problems = []
+    hidden = sum(is_hidden(row["path"]) for row in rows)
     for row in rows:
+        if is_hidden(row["path"]):
+            continue
         path = csv_path.parent / row["path"]
         if fault := _row_fault(row, path, classes):
             problems.append(f"{csv_path}, line {row['line']}: {fault}")
@@ -57,28 +60,33 @@ def load_manifest(
                 fold=int(row["fold"]) if row.get("fold") else None,
             )
     clips, notes, crossing = _with_folds(tuple(utterances.values()), folds)
+    notes += (f"{hidden} macOS files (._*, .DS_Store) ignored",) * bool(hidden)
     problems += [f"{csv_path}: {line}" for line in crossing]
     if (number := len({clip.fold for clip in clips})) < 2:
-        few = f"expected two folds or more, got {number}; list clips of two speakers or more"
-        raise CorpusError(name, [*problems, f"{csv_path}: {few}"])
+        short = f"expected two folds or more, got {number}; list clips of two speakers or more"
+        raise CorpusError(name, [*problems, f"{csv_path}: {short}"])
     return Corpus(name, classes, clips, notes, tuple(problems))
 
 
 def _read_rows(csv_path: Path) -> list[dict[str, str]]:
     """Read the rows of a manifest with their line numbers; strip the cells."""
+    text, fault = _read_text(csv_path)
+    # Strict, or a quote that is not closed would hide all rows that follow.
+    reader = csv.DictReader(io.StringIO(text, ""), restkey="(more)", restval="", strict=True)
+    rows: list[dict[str, str]] = []
+    columns: list[str] = []
     try:
-        with csv_path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, restkey="(more)", restval="")
-            columns = [column.strip() for column in reader.fieldnames or ()]
-            reader.fieldnames = columns
-            rows = [row | {"line": str(reader.line_num)} for row in reader]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise CorpusError(
-            csv_path.name, [f"{csv_path}: expected a readable CSV, got {error}; check it"]
-        ) from error
-    if missing := [column for column in MANIFEST_COLUMNS if column not in columns]:
-        expected = f"expected columns {', '.join(MANIFEST_COLUMNS)}"
-        fault = f"{expected}, got {', '.join(columns)}; add {', '.join(missing)}"
+        columns = [column.strip() for column in reader.fieldnames or ()]
+        reader.fieldnames = columns
+        for row in reader:
+            rows.append(row | {"line": str(reader.line_num)})
+    except csv.Error as error:
+        line = int(rows[-1]["line"]) + 1 if rows else 1 + bool(columns)
+        fault = f"line {line}: expected quotes in pairs, got {error}; close the quote opened there"
+    if fault:
+        pass
+    elif missing := [column for column in MANIFEST_COLUMNS if column not in columns]:
+        fault = _header_fault(columns, missing)
     elif ragged := ", ".join(row["line"] for row in rows if "(more)" in row):
         fault = f"expected a cell per column, got more in line {ragged}; quote cells with a comma"
     elif not rows:
@@ -97,19 +105,61 @@ def _clip_id(path: Path, folder: Path) -> str:
     return unicodedata.normalize("NFC", relative)
 
 
+def _read_text(csv_path: Path) -> tuple[str, str]:
+    """Return the text of a manifest, or what is wrong with it, with a hint."""
+    try:
+        content = csv_path.read_bytes()
+    except OSError as error:
+        return "", f"expected a readable CSV, got {error.strerror}; check the path"
+    if content[:2] in {b"\xff\xfe", b"\xfe\xff"}:
+        return "", "expected UTF-8, got UTF-16; save it as CSV UTF-8"
+    try:
+        return content.decode("utf-8-sig"), ""
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        byte = f"0x{content[error.start]:02x}"
+        return "", f"line {line}: expected UTF-8, got byte {byte}; save it as CSV UTF-8"
+
+
+def _header_fault(columns: Sequence[str], missing: Sequence[str]) -> str:
+    """Return what is wrong with the names of the columns, with a hint."""
+    hint = f"add {', '.join(missing)}"
+    if {*missing} <= {column.lower() for column in columns}:
+        hint = "write the names of the columns in lower case"
+    for mark, name in ((";", "semicolons"), ("\t", "tabs")):
+        if len(columns) == 1 and mark in columns[0]:
+            hint = f"write commas between the columns, not {name}"
+    shown = ", ".join(columns).replace("\t", "<tab>")
+    return f"expected columns {', '.join(MANIFEST_COLUMNS)}, got {shown}; {hint}"
+
+
 def _row_fault(row: dict[str, str], path: Path, classes: Sequence[str]) -> str:
     """Return what is wrong with a row, with a hint; empty if nothing is."""
     if empty := [column for column in MANIFEST_COLUMNS if not row[column]]:
         return f"expected a {' and a '.join(empty)}, got an empty cell; fill it in"
-    if not path.is_file():
-        return f"expected a file at {path}, got none; paths are relative to the CSV"
+    if fault := _path_fault(row["path"], path):
+        return fault
     if row["label"] not in classes:
         return f"{path}: expected a label of {', '.join(classes)}, got {row['label']!r}; correct it"
     if row.get("gender", "").lower() not in GENDERS:
         return f"{path}: expected gender male, female or none, got {row['gender']!r}; correct it"
     if row.get("fold") and not re.fullmatch(r"\d+", row["fold"], re.ASCII):
-        return f"{path}: expected a fold 0, 1, ..., got {row['fold']!r}; correct it"
+        decimal = re.fullmatch(r"(\d+)\.0*", row["fold"], re.ASCII)
+        hint = "write whole numbers, without the decimal point" if decimal else "correct it"
+        return f"{path}: expected a fold 0, 1, ..., got {row['fold']!r}; {hint}"
     return ""
+
+
+def _path_fault(cell: str, path: Path) -> str:
+    """Return what is wrong with the path of a clip, with a hint; empty if it is a file."""
+    try:
+        if path.is_file():
+            return ""
+    except OSError as error:  # a name of more than 255 bytes, say
+        return f"expected a usable path, got {cell[:60]}... ({error.strerror}); shorten the name"
+    if "\\" in cell:
+        return f"expected a file, got none at {path}; write / for the backslashes of the path"
+    return f"expected a file, got none at {path}; paths are relative to the CSV"
 
 
 def _with_folds(
@@ -137,10 +187,8 @@ def _with_folds(
             for who in crossing
         ]
         clips = tuple(u for u in clips if u.speaker not in crossing)
-    number = min(folds, len({u.speaker for u in clips}))
-    if not column and number > 1:
-        parts = GroupKFold(number).split(clips, groups=[u.speaker for u in clips])
-        fold_of = {index: fold for fold, (_, test) in enumerate(parts) for index in test.tolist()}
-        notes = (f"{len({u.speaker for u in clips})} speakers spread over {number} folds",)
-        clips = tuple(replace(u, fold=fold_of[index]) for index, u in enumerate(clips))
+    speakers = len({u.speaker for u in clips})
+    if not column and min(folds, speakers) > 1:
+        clips = spread_speakers(clips, min(folds, speakers))
+        notes = (f"{speakers} speakers spread over {min(folds, speakers)} folds",)
     return clips, notes, problems

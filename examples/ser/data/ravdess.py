@@ -9,10 +9,11 @@ import csv
 import itertools
 import re
 import sys
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from examples.ser.data.corpora import Corpus, CorpusError, Utterance
+from examples.ser.data.corpora import Corpus, CorpusError, Utterance, few, is_hidden
 
 RAVDESS_LABELS = ("neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "surprised")
 RAVDESS_FOLDS = Path(__file__).parent / "folds" / "ravdess.csv"
@@ -57,24 +58,38 @@ def load_ravdess(root: str | Path) -> Corpus:
     clips: dict[str, Utterance] = {}
     problems = []
     files = (path for path in root.rglob("*") if not path.is_dir())
+    copies, songs = defaultdict(list), defaultdict(list)
+    hidden = 0
     for path in sorted(files, key=lambda path: (len(path.parts), path)):
-        if fault := _ravdess_name_fault(path):
+        # The folder that an archive unpacks to holds Actor_XX.
+        archive = path.parent.parent if path.parent != root else root
+        if is_hidden(path):
+            hidden += 1
+        elif re.fullmatch(r"0[123]-02(-\d\d){5}", path.stem, re.ASCII):
+            songs[archive].append(path)
+        elif fault := _ravdess_name_fault(path):
             problems.append(f"{path}: {fault}")
         elif path.stem in clips:
-            first = clips[path.stem].path
-            problems.append(f"{path}: duplicate id, also at {first}; remove one of the two copies")
+            copies[archive].append(f"{path} of {clips[path.stem].path}")
         else:
             row = manifest[path.stem]
             clips[path.stem] = Utterance(
                 path.stem, path, row["label"], row["speaker"], row["gender"], fold=int(row["fold"])
             )
+    for archive, names in copies.items():
+        found = f"{len(names)} that are copies of others, {few(names, 1)}"
+        problems.append(f"{archive}: expected each clip once, got {found}; remove the copies")
+    for archive, paths in songs.items():
+        found = f"{len(paths)} sung ones, {few([path.name for path in paths], 1)}"
+        problems.append(f"{archive}: expected spoken clips 03-01-*, got {found}; move them out")
     if not clips:
         expected = "expected Actor_01 to Actor_24 with WAV or FLAC clips 03-01-*"
         problems.append(f"{root}: {expected}, got no RAVDESS speech clip; check the path")
         raise CorpusError("ravdess", problems)
     problems += _ravdess_missing(manifest, clips)
     utterances = tuple(clips[key] for key in sorted(clips))
-    return Corpus("ravdess", RAVDESS_LABELS, utterances, problems=tuple(problems))
+    notes = (f"{hidden} macOS files (._*, .DS_Store) ignored",) * bool(hidden)
+    return Corpus("ravdess", RAVDESS_LABELS, utterances, notes, tuple(problems))
 
 
 def _ravdess_name_fault(path: Path) -> str:
@@ -100,10 +115,8 @@ def _ravdess_missing(manifest: Iterable[str], clips: Iterable[str]) -> list[str]
     problems = []
     for actor, group in itertools.groupby(missing, key=lambda clip: clip[-2:]):
         ids = list(group)
-        names = ", ".join(ids[:4]) + (f" and {len(ids) - 4} more" if len(ids) > 4 else "")
-        problems.append(
-            f"Actor_{actor}: expected 60 clips, got {60 - len(ids)}, missing {names}; unpack again"
-        )
+        found = f"got {60 - len(ids)}, missing {few(ids)}"
+        problems.append(f"Actor_{actor}: expected 60 clips, {found}; unpack again")
     return problems
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from examples.errors import UserError
 from examples.ser.data.corpora import Corpus, Utterance
 from examples.ser.data.features import FRAMES_PER_S, MFCC_39
 from examples.ser.data.frames import Frames
@@ -31,8 +32,9 @@ def segment_starts(
     """
     stride = round(stride_s * FRAMES_PER_S)
     if not 1 <= stride <= window:
-        raise ValueError(
-            f"expected a stride of 0.01 to {window / FRAMES_PER_S} s, got {stride_s} s"
+        raise UserError(
+            f"expected a stride of 0.01 to {window / FRAMES_PER_S} s, got {stride_s} s; "
+            "correct --train-stride or --test-stride"
         )
     if tail not in {"pad", "drop"}:
         raise ValueError(f"expected tail 'pad' or 'drop', got {tail!r}")

@@ -8,13 +8,14 @@ labelled "leaky".
 import hashlib
 import itertools
 import unicodedata
-from collections import defaultdict
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from sklearn.model_selection import StratifiedKFold
 
-from examples.ser.data.corpora import Corpus, CorpusError, Utterance
+from examples.errors import UserError
+from examples.ser.data.corpora import Corpus, CorpusError, Utterance, few
 from examples.ser.data.frames import Frames
 
 PROTOCOLS = ("speaker", "leaky-utterance", "leaky-segment")
@@ -26,7 +27,7 @@ class Split:
     """Train, validation (may be empty) and test.
 
     Raises:
-        ValueError: an utterance is on two sides, or a speaker is (by whatever spelling) and the
+        UserError: an utterance is on two sides, or a speaker is (by whatever spelling) and the
             split is not `leaky`; or train or test is empty.
     """
 
@@ -45,13 +46,13 @@ class Split:
                 both["speaker"] = {u.speaker for u in first if _bare(u.speaker) in others}
             for what, crossing in both.items():
                 if crossing:
-                    names = ", ".join(sorted(crossing))
-                    raise ValueError(
+                    names = few(sorted(crossing))
+                    raise UserError(
                         f"expected each {what} on one side, got {names} in {a} and {b}; "
                         "correct the folds"
                     )
         if empty := [side for side in ("train", "test") if not sides[side]]:
-            raise ValueError(
+            raise UserError(
                 f"expected utterances on each side, got none in {', '.join(empty)}; "
                 "use more speakers or folds"
             )
@@ -109,37 +110,118 @@ def split(corpus: Corpus, fold: int, validation: bool = False, *, leaky: bool = 
     """Test on `fold`, train on the others, speaker-independent unless `leaky`.
 
     With `validation`, two speakers of the other folds validate: the first man and the first woman
-    counted from the fold after `fold`, or the first two speakers where genders are unknown.
+    counted from the fold after `fold` who together have every class, or the first two speakers
+    where genders are unknown; more speakers where no two have every class.
     """
     if corpus.problems:
         raise CorpusError(corpus.name, corpus.problems)
     if fold not in corpus.folds:
         known = ", ".join(str(known) for known in corpus.folds)
-        raise ValueError(f"expected a fold of corpus {corpus.name}, {known}, got {fold}")
+        raise UserError(
+            f"expected a fold of corpus {corpus.name}, {known}, got {fold}; give --fold one of them"
+        )
     rest = tuple(u for u in corpus.utterances if u.fold != fold)
-    pair = _validation_pair(rest, fold) if validation else ()
+    chosen = _validation_speakers(rest, fold) if validation else ()
     return Split(
-        train=tuple(u for u in rest if u.speaker not in pair),
-        validation=tuple(u for u in rest if u.speaker in pair),
+        train=tuple(u for u in rest if u.speaker not in chosen),
+        validation=tuple(u for u in rest if u.speaker in chosen),
         test=tuple(u for u in corpus.utterances if u.fold == fold),
         leaky=leaky,
     )
 
 
-def _validation_pair(rest: Sequence[Utterance], fold: int) -> tuple[str, str]:
-    """Return the two validation speakers out of the training folds `rest`."""
+def _validation_speakers(rest: Sequence[Utterance], fold: int) -> tuple[str, ...]:
+    """Return the validation speakers out of the training folds `rest`."""
     after = sorted(rest, key=lambda u: (u.fold <= fold, u.fold, u.speaker))
     genders = {u.speaker: u.gender for u in after}  # in the order of the folds after `fold`
     if len(genders) < 3:
-        raise ValueError(
+        raise UserError(
             f"expected 3 training speakers or more to take a validation pair from, got "
-            f"{len(genders)} with fold {fold}; use more speakers, or no validation"
+            f"{len(genders)} with fold {fold}; use more speakers, or --no-validation"
         )
-    first: dict[str, str] = {}  # gender -> its first speaker
-    for who, gender in genders.items():
-        first.setdefault(gender, who)
-    known = "male" in first and "female" in first
-    return (first["male"], first["female"]) if known else tuple(genders)[:2]
+    classes = defaultdict(set)
+    for u in after:
+        classes[u.speaker].add(u.label)
+    men, women = ([w for w in genders if genders[w] == g] for g in ("male", "female"))
+    every_two = itertools.combinations(genders, 2)
+    pairs = [*(itertools.product(men, women) if men and women else every_two)]
+    every = {u.label for u in after}
+
+    def covered(speakers: Iterable[str]) -> set[str]:
+        return set().union(*(classes[who] for who in speakers))
+
+    # Training keeps every class where it can; then validation has every class where it can.
+    holders = Counter(label for mine in classes.values() for label in mine)
+    whole = [
+        (a, b) for a, b in pairs
+        if all(n > (label in classes[a]) + (label in classes[b]) for label, n in holders.items())
+    ] or pairs  # fmt: skip
+    if pair := next((p for p in whole if covered(p) == every), None):
+        return pair
+    chosen = [*whole[0]]
+    for who in genders:
+        gained = classes[who] - covered(chosen)
+        trained = covered(other for other in genders if other not in {*chosen, who})
+        if gained and gained <= trained:
+            chosen.append(who)
+    return tuple(chosen)
+
+
+def spread_speakers(clips: Sequence[Utterance], folds: int | str) -> tuple[Utterance, ...]:
+    """Spread the speakers over so many folds, or ("speaker") give each a fold of their own.
+
+    Each gender is spread evenly where it is given, then the clips.
+    """
+    clips_of = Counter(u.speaker for u in clips)
+    gender = {u.speaker: u.gender for u in clips}
+    if folds == "speaker":
+        fold_of = {who: fold for fold, who in enumerate(sorted(clips_of))}
+    else:
+        fold_of, of_gender, of_clips = {}, Counter[tuple[int, str]](), Counter[int]()
+        for who in sorted(clips_of, key=lambda who: (gender[who], -clips_of[who], who)):
+            fold = min(
+                range(int(folds)),
+                key=lambda k: (bool(gender[who]) and of_gender[k, gender[who]], of_clips[k], k),
+            )
+            fold_of[who] = fold
+            of_gender[fold, gender[who]] += 1
+            of_clips[fold] += clips_of[who]
+    return tuple(replace(u, fold=fold_of[u.speaker]) for u in clips)
+
+
+def refold(corpus: Corpus, folds: int | str) -> Corpus:
+    """Return the corpus with new folds in place of its own.
+
+    Raises:
+        UserError: it has fewer speakers than folds.
+    """
+    number = len(corpus.speakers) if folds == "speaker" else int(folds)
+    if not 2 <= number <= len(corpus.speakers):
+        raise UserError(
+            f"expected --folds from 2 to the number of speakers, {len(corpus.speakers)}, got "
+            f"{folds}; give fewer, or 'speaker' for one fold per speaker"
+        )
+    note = f"{len(corpus.speakers)} speakers spread over {number} folds by --folds"
+    clips = spread_speakers(corpus.utterances, folds)
+    return replace(corpus, utterances=clips, notes=(*corpus.notes, note))
+
+
+def describe(parts: Split, labels: Sequence[str]) -> tuple[str, ...]:
+    """Return a line for each side: its clips, its speakers by gender, the classes it lacks."""
+    lines = []
+    for side in ("train", "validation", "test"):
+        clips: tuple[Utterance, ...] = getattr(parts, side)
+        if not clips:
+            continue
+        genders = Counter(dict(sorted((u.speaker, u.gender or "unknown") for u in clips)).values())
+        who = few(sorted({u.speaker for u in clips}), most=6)
+        by = ", ".join(f"{n} {gender}" for gender, n in sorted(genders.items()))
+        missing = [label for label in labels if label not in {u.label for u in clips}]
+        lacks = f"; no clip of {', '.join(missing)}" if missing else ""
+        lines.append(
+            f"{side}: {len(clips)} clips of {genders.total()} speakers ({by}): {who}{lacks}"
+        )
+    return tuple(lines)
 
 
 def random_folds(corpus: Corpus) -> tuple[Utterance, ...]:

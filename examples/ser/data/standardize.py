@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from examples.ser.data.corpora import Utterance
+from examples.ser.data.corpora import Utterance, few
 from examples.ser.data.features import MFCC_39, FeatureSet
 from examples.ser.data.frames import Frames
 
@@ -41,9 +41,8 @@ class Standardizer:
     def check_held_out(self, utterances: Sequence[Utterance]) -> None:
         """Raise ValueError if one of these utterances was fitted on."""
         if seen := sorted(u.id for u in utterances if u.id in self.fitted_on):
-            names = ", ".join(seen[:5]) + (f" and {len(seen) - 5} more" if len(seen) > 5 else "")
             raise ValueError(
-                f"expected statistics of training utterances, got those of held-out {names}; "
+                f"expected statistics of training utterances, got those of held-out {few(seen)}; "
                 "fit on train alone"
             )
 

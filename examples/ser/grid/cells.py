@@ -3,11 +3,13 @@
 import gzip
 import json
 import re
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from examples.atomic import write_atomic
+from examples.errors import UserError
 
 RESULTS = Path(__file__).parents[1] / "results"
 GRID = RESULTS / "grid"
@@ -101,7 +103,10 @@ class Cell:
     def parse(cls, name: str) -> "Cell":
         """Return the cell of a name."""
         if not (found := re.fullmatch(NAME, name)):
-            raise ValueError(f"expected the name of a cell, {NAME}, got {name!r}")
+            raise UserError(
+                f"expected the name of a cell, CORPUS-PROTOCOL-VARIANT-BUDGET-seedN-foldN, got "
+                f"{name!r}; move the file out of the folder of the cells"
+            )
         parts = found.groupdict()
         return cls(**parts | {key: int(parts[key]) for key in ("epochs", "seed", "fold")})
 
@@ -124,9 +129,24 @@ def write_cell(content: bytes, target: Path) -> None:
 
 
 def read_cells(folder: Path) -> dict[Path, tuple[Cell, dict[str, Any]]]:
-    """Read every finished cell: its file, the cell, and its record."""
+    """Read every finished cell: its file, the cell, and its record.
+
+    Raises:
+        UserError: a file has another name, or cannot be read.
+    """
     return {
-        path: (Cell.parse(path.name.removesuffix(".json.gz")),
-               json.loads(gzip.decompress(path.read_bytes())))
+        path: (Cell.parse(path.name.removesuffix(".json.gz")), read_record(path))
         for path in sorted(folder.glob("*.json.gz"))
-    }  # fmt: skip
+    }
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """Read the record of a finished cell."""
+    try:
+        record = json.loads(gzip.decompress(path.read_bytes()))
+    except (OSError, EOFError, zlib.error, ValueError) as error:
+        raise UserError(
+            f"expected the file of a finished cell, got {path}, which cannot be read ({error}); "
+            "remove it, and examples.ser.reproduce trains the cell again"
+        ) from error
+    return dict(record)

@@ -1,6 +1,7 @@
 """Pictures of runs: confusion (Fig. 8), curves, beta by epoch (Fig. 5), boxes (Fig. 6)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -9,19 +10,90 @@ import numpy as np
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt
+from matplotlib import font_manager
 from sklearn.metrics import ConfusionMatrixDisplay
 
+from examples.ser.data.corpora import Corpus
+
+MOST_NAMES = 30  # columns with names and counts
 History = Sequence[dict[str, Any]]
 
 
+def use_font_for(texts: Iterable[str]) -> None:
+    """Add installed fonts that have the characters of labels in other scripts.
+
+    Warns where no installed font has them: the picture then shows boxes in their place.
+    """
+    needed = {ord(c) for text in texts for c in text if ord(c) > 127}
+    families = ["sans-serif"]
+    default = font_manager.FontProperties(family=families)
+    needed -= _characters(font_manager.findfont(default))
+    known = [f for f in font_manager.fontManager.ttflist if not f.name.startswith("Last Resort")]
+    fonts = iter(sorted(known, key=lambda font: font.name))
+    while needed and (font := next(fonts, None)):
+        if found := needed & _characters(font.fname):
+            families.append(font.name)
+            needed -= found
+    mpl.rcParams["font.family"] = families
+    if needed:
+        shown = "".join(map(chr, sorted(needed)))
+        print(
+            f"note: no installed font has {shown}: pictures show boxes for these characters; "
+            "install one, say fonts-noto, and remove matplotlib's font cache",
+            flush=True,
+        )
+
+
+@cache
+def _characters(path: str) -> frozenset[int]:
+    """Return the characters of a font file."""
+    return frozenset(font_manager.get_font(path).get_charmap())
+
+
 def draw_confusion(counts: np.ndarray, labels: Sequence[str], title: str, path: Path) -> None:
-    """Draw the row-normalised confusion matrix in percent."""
+    """Draw the row-normalised confusion matrix in percent, with the counts below."""
     share = 100 * counts / np.maximum(counts.sum(1, keepdims=True), 1)
-    figure, axes = plt.subplots(figsize=(6, 5.4), layout="constrained")
+    use_font_for([*labels, title])
+    side = max(5.4, 0.75 * len(labels))
+    figure, axes = plt.subplots(figsize=(side + 0.6, side), layout="constrained")
     display = ConfusionMatrixDisplay(share, display_labels=labels)
     display.plot(ax=axes, cmap="Blues", values_format=".0f", colorbar=False)
+    axes.images[0].set_clim(0, 100)
+    for text, count in zip(display.text_.ravel(), counts.ravel(), strict=True):
+        text.set(text=f"{text.get_text()}\n({count})", fontsize=8)
     axes.tick_params(axis="x", rotation=45)
-    axes.set(title=title, xlabel="predicted (% of the actual class)", ylabel="actual")
+    xlabel = "predicted: % of the actual class (clips)"
+    axes.set(title=title, xlabel=xlabel, ylabel="actual")
+    _save(figure, path)
+
+
+def draw_corpus(corpus: Corpus, seconds: Mapping[str, float], path: Path) -> None:
+    """Draw the clips by class and fold, by class and speaker, and their durations by class."""
+    use_font_for([*corpus.labels, *corpus.speakers, corpus.name])
+    clips, labels = corpus.utterances, corpus.labels
+    height = 1.8 + 0.3 * max(len(labels), 8)
+    figure, row = plt.subplots(1, 3, figsize=(15, height), layout="constrained")
+    columns = {
+        "fold": ([str(fold) for fold in corpus.folds], [str(u.fold) for u in clips]),
+        "speaker": (list(corpus.speakers), [u.speaker for u in clips]),
+    }
+    for axes, (what, (names, mine)) in zip(row, columns.items(), strict=False):
+        counts = np.zeros((len(labels), len(names)), int)
+        for u, name in zip(clips, mine, strict=True):
+            counts[labels.index(u.label), names.index(name)] += 1
+        axes.imshow(counts, cmap="Blues", aspect="auto", vmin=0)
+        axes.set(title=f"clips by class and {what}", xlabel=what)
+        axes.set_yticks(range(len(labels)), labels)
+        if len(names) <= MOST_NAMES:
+            axes.set_xticks(range(len(names)), names, rotation=90 if what == "speaker" else 0)
+            for (i, k), count in np.ndenumerate(counts):
+                color = "white" if count > counts.max() / 2 else "black"
+                axes.text(k, i, count, ha="center", va="center", fontsize=7, color=color)
+    durations = [[seconds[u.id] for u in clips if u.label == label] for label in labels]
+    row[2].boxplot(durations)
+    row[2].set_xticks(range(1, len(labels) + 1), labels, rotation=45)
+    row[2].set(title="duration by class", ylabel="seconds", ylim=(0, None))
+    figure.suptitle(f"{corpus.name}: {len(clips)} clips, {len(corpus.speakers)} speakers")
     _save(figure, path)
 
 

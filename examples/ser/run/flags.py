@@ -1,6 +1,7 @@
 """Flags of a training run: corpus, features, model, augmentation, optimisation."""
 
 import argparse
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,14 @@ DEFAULTS = {  # of the flags that a preset does not set
     "weight_decay": 1e-6,
 }
 AUGMENT = ("jitter", "crop", "spec-augment", "mixup")
+CLASS_WEIGHTS = ("none", "balanced")
+RANGES = {  # of flags that may be not positive
+    "label_smoothing": (0, 1),
+    "threshold": (-1, 1),
+    "weight_decay": (0, math.inf),
+    "seed": (0, 2**31),
+    "threads": (1, math.inf),
+}
 SCHEDULES = ("constant", "cosine", "onecycle")
 # Flags that may differ when a run is resumed: where things are, and how they are computed, which
 # changes the last bits alone (--device, --threads: in the row). The data are compared by digests.
@@ -82,6 +91,11 @@ def default_config(preset: str) -> dict[str, str]:
     return config(parse(["--manifest", "-", "--out", "-", f"--{preset}"]))
 
 
+def fold_number(text: str) -> int | str:
+    """Return the number of folds, or "speaker" for one fold per speaker."""
+    return text if text == "speaker" else int(text)
+
+
 def add_corpus(parser: argparse.ArgumentParser) -> Any:
     """Add the flags of `load.read`, and return their group."""
     group = parser.add_argument_group("corpus")
@@ -92,10 +106,18 @@ def add_corpus(parser: argparse.ArgumentParser) -> Any:
     which.add_argument("--manifest", type=Path, metavar="CSV", help="path,label,speaker[,fold...]")
     group.add_argument("--part", choices=PARTS, default="all", help="of IEMOCAP")
     group.add_argument("--happy", choices=HAPPY, default="both", help="emotions in the class happy")
-    group.add_argument("--skip-bad", action="store_true", help="leave bad clips out, with a note")
+    add_choices(group)
     group.add_argument("--cache", type=Path, default=Path("runs/cache"), help="of the features")
     group.add_argument("--quiet", action="store_true", help="no progress bars")
     return group
+
+
+def add_choices(group: Any) -> None:
+    """Add the flags that choose clips, classes and folds of a corpus."""
+    group.add_argument("--labels", nargs="+", help="classes in order; others are left out")
+    group.add_argument("--folds", type=fold_number, help="spread the speakers anew: N, or speaker")
+    group.add_argument("--telephone", action="store_true", help="take clips from 8 kHz on")
+    group.add_argument("--skip-bad", action="store_true", help="leave bad clips out, with a note")
 
 
 def network(args: argparse.Namespace, num_classes: int) -> MACNN | TDNN:
@@ -153,10 +175,11 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     group.add_argument("--batch-size", type=int, default=32, help="over all processes")
     group.add_argument("--lr", type=float, help="the highest; default: 1e-3, or the preset's")
     group.add_argument("--label-smoothing", type=float, help="default: 0, or the preset's")
+    group.add_argument("--class-weights", choices=CLASS_WEIGHTS, default="none", help="of the loss")
     group.add_argument("--optimizer", choices=("adam", "adamw"), help="default: adam")
     group.add_argument("--weight-decay", type=float, help="default: 1e-6, or the preset's")
     group.add_argument("--schedule", choices=SCHEDULES, help="of the learning rate")
-    group.add_argument("--validation", action=argparse.BooleanOptionalAction, help="speaker pair")
+    group.add_argument("--validation", action=argparse.BooleanOptionalAction, help="by speakers")
     group.add_argument("--precision", choices=("32-true", "bf16-mixed"), default="32-true")
     group.add_argument("--seed", type=int, default=987654)
     group = parser.add_argument_group("run")
@@ -171,6 +194,11 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         if not getattr(args, key) > 0:
             flag = f"--{key.replace('_', '-')}"
             parser.error(f"expected {flag} above 0, got {getattr(args, key)}; raise it")
+    for key, (low, high) in RANGES.items():
+        if getattr(args, key) is not None and not low <= getattr(args, key) <= high:
+            bounds = f"from {low} to {high}" if high < math.inf else f"of {low} or more"
+            flag = f"--{key.replace('_', '-')}"
+            parser.error(f"expected {flag} {bounds}, got {getattr(args, key)}; correct it")
     for key in ("places", "head", "padding"):
         if args.network != "macnn" and getattr(args, key) != parser.get_default(key):
             parser.error(

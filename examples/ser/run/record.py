@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import pickle
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from examples.errors import UserError
 from examples.provenance import write_csv
 from examples.ser.data.corpora import Corpus
 from examples.ser.data.segments import Segments
@@ -57,8 +59,28 @@ def write_results(
 
 def load_trained(record: Mapping[str, Any], folder: Path) -> tuple[argparse.Namespace, nn.Module]:
     """Return the flags and the trained network of a run, from its checkpoint in `folder`."""
-    state = torch.load(folder / "checkpoint.pt", weights_only=True)["model"]
+    state = load_saved(folder / "checkpoint.pt", ("model",))["model"]
     return restore(record["run"]["command"], record["labels"], state)
+
+
+def load_saved(path: Path, keys: Sequence[str]) -> dict[str, Any]:
+    """Load a file of torch that has these keys.
+
+    Raises:
+        UserError: it is damaged, or no file of this recipe. Torch's own message would advise to
+            run the code in it.
+    """
+    try:
+        state = torch.load(path, weights_only=True, map_location="cpu")
+        known = isinstance(state, dict) and set(keys) <= state.keys()
+    except (pickle.UnpicklingError, EOFError, RuntimeError, ValueError, KeyError, AttributeError):
+        known = False
+    if not known:
+        raise UserError(
+            f"expected a checkpoint of this recipe with {', '.join(keys)}, got {path}, which is "
+            "damaged or of another program; remove it, or give another folder"
+        )
+    return dict(state)
 
 
 def restore(

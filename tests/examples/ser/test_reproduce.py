@@ -26,14 +26,14 @@ def trained(monkeypatch):
     """Stand in for the training processes; returns the commands."""
     commands = []
 
-    def run(command, stdout, stderr, env):
-        assert env.items() >= reproduce.MALLOC.items()
+    def train_cell(command, log):
         commands.append(command)
         args = parse(command[3:])
         (args.out / "predictions.json").write_text(json.dumps({"fold": args.fold}))
-        return type("Done", (), {"returncode": int(args.fold == 5)})
+        log.write_text("a message\n")
+        return int(args.fold == 5)
 
-    monkeypatch.setattr(reproduce.subprocess, "run", run)
+    monkeypatch.setattr(reproduce, "train_cell", train_cell)
     return commands
 
 
@@ -59,7 +59,7 @@ def test_a_part_of_iemocap_has_cells_of_its_own(tmp_path, trained, capsys):
     assert len(cells) == len(TABLES["11"][0]) * 5
     assert {(cell.corpus, cell.base_corpus) for cell in cells} == {("iemocap-impro", "iemocap")}
     assert Cell.parse(cells[0].name) == cells[0]
-    reproduce.main([*argv, "--part", "impro", "--folds", "0"])
+    reproduce.main([*argv, "--part", "impro", "--fold", "0"])
     assert {parse(command[3:]).part for command in trained} == {"impro"}
     with pytest.raises(SystemExit):
         reproduce.parse(["--ravdess", "x", "--part", "impro"])
@@ -88,9 +88,10 @@ def test_a_shard_that_is_none_is_refused(shard, capsys):
 
 
 def test_what_is_done_is_skipped_and_what_failed_is_not(tmp_path, trained, capsys):
-    argv = grid(tmp_path, "--table", "13-19", "--folds", "4", "5", "--jobs", "2")
+    argv = grid(tmp_path, "--table", "13-19", "--fold", "4", "5", "--jobs", "2")
     assert reproduce.main(argv) == 2  # fold 5 fails for both variants
     assert len(trained) == 4
+    assert "FAILED: a message, see" in capsys.readouterr().out
     assert len(list((tmp_path / "out").glob("*.json.gz"))) == 2
     trained.clear()
     assert reproduce.main(argv) == 2
@@ -100,7 +101,7 @@ def test_what_is_done_is_skipped_and_what_failed_is_not(tmp_path, trained, capsy
 
 
 def test_a_cell_of_another_process_is_left_to_it(tmp_path, trained):
-    argv = grid(tmp_path, "--table", "13-19", "--folds", "0")
+    argv = grid(tmp_path, "--table", "13-19", "--fold", "0")
     cells = expand(["13-19"], reproduce.parse(argv))
     folder = tmp_path / "runs" / cells[0].name
     folder.mkdir(parents=True)

@@ -1,6 +1,7 @@
 """The recipe end to end on synthetic speech: it learns, resumes exactly, and runs on many."""
 
 import csv
+import errno
 import json
 import subprocess
 import sys
@@ -8,6 +9,7 @@ import sys
 import pytest
 import torch
 
+from examples.errors import UserError
 from examples.ser import train
 from examples.ser.crash_drill import differences, timeless
 from examples.ser.model.macnn import HEADS, MACNN
@@ -169,7 +171,7 @@ def test_a_leaky_protocol_says_so_in_every_row(small, tmp_path):
 def test_the_folder_of_another_run_is_refused(small, tmp_path):
     common = ("--epochs", 1, "--attention", "none", "--batch-size", 32)
     train.main(flags(small, tmp_path, *common))
-    with pytest.raises(SystemExit, match=r"of another \(lr: 0.001 there, 0.1 now\); give"):
+    with pytest.raises(UserError, match=r"of another \(lr: 0.001 there, 0.1 now\); give"):
         train.main(flags(small, tmp_path, *common, "--lr", 0.1))
 
 
@@ -216,3 +218,94 @@ def test_other_augmentations_change_the_batch_and_go_with_aam(small, tmp_path):
     more = ("--augment", "mixup", "--aam", "--epochs", 1, "--attention", "none", "--no-validation")
     result = train.main(flags(small, tmp_path, *more))
     assert result[0]["augmentation"] == "mixup + aam"
+
+
+def test_balanced_weights_give_every_class_an_equal_share():
+    y = torch.tensor([0, 0, 0, 1])
+    data = train.Segments(*[y] * 5)
+    assert train.class_weights(data, 2, "none") is None
+    weight = train.class_weights(data, 3, "balanced")
+    assert weight.tolist() == pytest.approx([4 / 9, 4 / 3, 0])  # n / (K n_k); no third class
+    assert (weight[0] * 3).item() == pytest.approx(weight[1].item())
+
+
+def test_the_weights_change_the_training(small, tmp_path):
+    text = small.read_text().splitlines()
+    few = [line for n, line in enumerate(text) if ",sad," not in line or n % 2]
+    manifest = small.parent / "unequal.csv"
+    manifest.write_text("\n".join(few) + "\n")
+    more = ("--epochs", 1, "--attention", "none", "--no-validation")
+    losses = [
+        train.main([*flags(manifest, tmp_path / mode, *more), "--class-weights", mode]) and
+        rows(tmp_path / mode / "history.csv")[0]["train_loss"] for mode in ("none", "balanced")
+    ]  # fmt: skip
+    assert losses[0] != losses[1]
+
+
+def test_a_loss_that_is_not_finite_names_its_batch(small, tmp_path, monkeypatch):
+    make = train.network
+
+    def overflow(args, classes):
+        net = make(args, classes)
+        torch.nn.init.constant_(net.classifier.bias, torch.inf)
+        return net
+
+    monkeypatch.setattr(train, "network", overflow)
+    with pytest.raises(
+        UserError, match=r"in epoch 1, batch 1: .* left classifier\.bias not finite"
+    ):
+        train.main(flags(small, tmp_path, "--epochs", 1, "--attention", "none"))
+
+
+def test_a_full_disk_and_a_damaged_checkpoint_are_named(small, tmp_path, monkeypatch):
+    def full(_path, _content):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    more = ("--epochs", 1, "--attention", "none", "--no-validation")
+    with monkeypatch.context() as patch:
+        patch.setattr(train.Path, "write_bytes", full)
+        with pytest.raises(
+            UserError, match=r"expected room for [\d.]+ MB of .*checkpoint\.pt, got"
+        ):
+            train.main(flags(small, tmp_path, *more))
+    (tmp_path / "checkpoint.pt").write_bytes(b"damaged")
+    with pytest.raises(UserError, match=r"got .*checkpoint\.pt, which is damaged"):
+        train.main(flags(small, tmp_path, *more))
+
+
+def test_a_run_says_who_is_on_each_side_before_it_trains(small, tmp_path, capsys):
+    train.main(flags(small, tmp_path, "--epochs", 1, "--attention", "none"))
+    out = capsys.readouterr().out
+    for line in (
+        "note: train: 16 clips of 4 speakers (2 female, 2 male): S05, S06, S07, S08",
+        "note: validation: 8 clips of 2 speakers (1 female, 1 male): S03, S04",
+        "note: test: 8 clips of 2 speakers (1 female, 1 male): S01, S02",
+        "training on ",
+    ):
+        assert line in out
+        assert out.index(line) < out.index("epoch 1  lr")
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (
+            ("--fold", 9),
+            "expected a fold of corpus synthetic, 0, 1, 2, 3, got 9; give --fold one of",
+        ),
+        (
+            ("--train-stride", 5),
+            r"expected a stride of 0\.01 to 1\.98 s, got 5\.0 s; correct --train",
+        ),
+        (("--device", "cuda"), "expected a GPU for --device cuda"),
+        (
+            ("--folds", 2, "--labels", "sad", "rage"),
+            "expected --labels among angry, happy, neutral",
+        ),
+    ],
+)
+def test_what_does_not_fit_the_corpus_is_a_users_error(small, tmp_path, more, message):
+    if "cuda" in more and torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    with pytest.raises(UserError, match=message):
+        train.main(flags(small, tmp_path, "--attention", "none", "--epochs", 1, *more))

@@ -116,3 +116,47 @@ def test_an_unwritable_cache_is_named_before_any_audio_is_read(corpus, tmp_path,
     (tmp_path / "file").touch()
     with pytest.raises(ValueError, match=r"expected a writable cache folder, got .*file \("):
         load_frames(corpus, tmp_path / "file", progress=False)
+
+
+def test_a_damaged_cache_is_made_again_with_a_note(corpus, tmp_path):
+    _, first = load_frames(corpus, tmp_path / "cache", progress=False)
+    (path,) = (tmp_path / "cache").iterdir()
+    path.write_bytes(path.read_bytes()[:1000])
+    again, frames = load_frames(corpus, tmp_path / "cache", progress=False)
+    assert any("was damaged" in note and path.name in note for note in again.notes)
+    for name, block in first.items():
+        np.testing.assert_array_equal(frames[name], block)
+    assert not any("damaged" in n for n in load_frames(corpus, tmp_path / "cache")[0].notes)
+
+
+def test_a_warm_cache_that_cannot_be_written_is_used(corpus, tmp_path, monkeypatch):
+    def refuse(**_):
+        raise PermissionError("read-only")
+
+    monkeypatch.setattr(cache.tempfile, "TemporaryFile", refuse)
+    with pytest.raises(
+        ValueError, match=r"writable cache folder, got .* \(read-only\); give anoth"
+    ):
+        load_frames(corpus, tmp_path / "cache", progress=False)
+    monkeypatch.undo()
+    load_frames(corpus, tmp_path / "cache", progress=False)
+    monkeypatch.setattr(cache.tempfile, "TemporaryFile", refuse)
+    assert len(load_frames(corpus, tmp_path / "cache", progress=False)[1]) == 12
+
+
+def test_telephone_speech_is_taken_where_it_is_asked_for(corpus, tmp_path):
+    path = write_clip(tmp_path / "line.wav", 1, rate=8_000)
+    line = replace(corpus, utterances=(replace(corpus.utterances[0], id="line", path=path),))
+    with pytest.raises(CorpusError, match="got 8000 Hz; get the original, or pass --telephone"):
+        load_frames(line, tmp_path / "cache", progress=False)
+    known, frames = load_frames(line, tmp_path / "cache", progress=False, telephone=True)
+    assert frames["line"].shape[1] == 98
+    assert known.notes[0].startswith("1 clips at 8000 Hz")
+
+
+def test_names_in_a_note_are_counted(corpus, tmp_path):
+    rates = [write_clip(tmp_path / f"r{n}.wav", 1, rate=22_050) for n in range(7)]
+    clips = tuple(Utterance(path.stem, path, "sad", "s0", fold=0) for path in rates)
+    mixed = replace(corpus, utterances=corpus.utterances + clips)
+    notes = load_frames(mixed, tmp_path / "cache", progress=False)[0].notes
+    assert notes[-1].endswith("r3 (22050 Hz) and 3 more")

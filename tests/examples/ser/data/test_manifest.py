@@ -63,12 +63,15 @@ def test_without_folds_sessions_or_speakers_give_them(tmp_path):
         (
             "path,label,speaker",
             "missing.wav,sad,x",
-            r"expected a file at .*missing\.wav, got none; p",
+            r"expected a file, got none at .*missing\.wav; p",
         ),
         ("path,label,speaker", "a.wav,sad,x", r"line 4: duplicate id a\.wav; remove one"),
         ("path,label,speaker", "./a.wav,sad,x", r"duplicate id \./a\.wav"),
         ("path,label,speaker,gender", "b.wav,sad,z,boy", "expected gender male, .* got 'boy'"),
         ("path,label,speaker,fold", "b.wav,sad,z,-1", "expected a fold 0, 1, .*, got '-1'"),
+        ("path,label,speaker,fold", "b.wav,sad,z,1.0", "got '1.0'; write whole numbers, without"),
+        ("path,label,speaker", "missing\\\\b.wav,sad,x", "write / for the backslashes of the path"),
+        ("path,label,speaker", f"missing{'n' * 256}.wav,sad,x", "too long.*; shorten the name"),
     ],
 )
 def test_a_bad_row_is_a_problem(tmp_path, header, row, message):
@@ -76,6 +79,33 @@ def test_a_bad_row_is_a_problem(tmp_path, header, row, message):
     corpus = load_manifest(path, labels=("happy", "sad"))
     with pytest.raises(CorpusError, match=message):
         split(corpus, 0)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"path;label;speaker\na.wav;sad;x\n", "; write commas between the columns, not semicol"),
+        (b"path\tlabel\tspeaker\na.wav\tsad\tx\n", "<tab>speaker; write commas .*, not tabs"),
+        (b"Path,LABEL,speaker\na.wav,sad,x\n", "write the names of the columns in lower case"),
+        ("path,label,speaker\na.wav,sad,x\n".encode("utf-16"), "expected UTF-8, got UTF-16; save"),
+        (b"path,label,speaker\na.wav,sad,x\n\xe9.wav,sad,x\n", "line 3: .*, got byte 0xe9; save"),
+        (
+            b'path,label,speaker\na.wav,sad,x\n"b.wav,sad,y\nc.wav,sad,z\n',
+            "line 3: .*close the quo",
+        ),
+    ],
+)
+def test_a_table_of_another_format_is_refused_with_its_line_and_a_hint(tmp_path, content, message):
+    (tmp_path / "a.csv").write_bytes(content)
+    with pytest.raises(CorpusError, match=message):
+        load_manifest(tmp_path / "a.csv")
+
+
+def test_files_of_macos_are_ignored_and_counted(tmp_path):
+    rows = ["a.wav,sad,x", "._a.wav,sad,x", "b.wav,sad,y", ".DS_Store,sad,y"]
+    corpus = load_manifest(manifest(tmp_path, "path,label,speaker", *rows))
+    assert [clip.id for clip in corpus.utterances] == ["a.wav", "b.wav"]
+    assert corpus.notes[-1] == "2 macOS files (._*, .DS_Store) ignored"
 
 
 @pytest.mark.parametrize(

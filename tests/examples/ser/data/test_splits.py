@@ -7,9 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from examples.errors import UserError
 from examples.ser.data.corpora import Corpus, CorpusError, Utterance
 from examples.ser.data.ravdess import RAVDESS_LABELS, ravdess_rows
-from examples.ser.data.splits import Split, separate_copies, spelling_faults, split
+from examples.ser.data.splits import (
+    Split,
+    describe,
+    refold,
+    separate_copies,
+    spelling_faults,
+    split,
+)
 
 
 def clip(name, speaker, fold, gender=""):
@@ -98,3 +106,50 @@ def test_a_recording_under_two_speakers_is_refused_or_skipped_and_under_one_is_n
     with pytest.raises(CorpusError, match=r"one speaker of a recording, got sc \(c\), sd \(d\); k"):
         separate_copies(corpus, frames)
     assert separate_copies(corpus, frames, skip_bad=True).utterances == (a, b, copy)
+
+
+def mixed(*speakers):
+    """Clips from "name gender fold labels" of each speaker."""
+    return tuple(
+        Utterance(f"{who}{label}{n}", Path(), label, who, {"f": "female", "m": "male"}.get(g, ""),
+                  fold=int(fold))
+        for who, g, fold, labels in (text.split() for text in speakers)
+        for n, label in enumerate(labels)
+    )  # fmt: skip
+
+
+def test_the_validation_pair_is_one_that_has_every_class():
+    clips = mixed("t - 0 ab", "u m 1 a", "v f 1 a", "w m 2 ab", "x f 2 ab", "y f 3 ab")
+    sides = split(Corpus("toy", ("a", "b"), clips), 0, validation=True)
+    assert {u.speaker for u in sides.validation} == {"u", "x"}  # not u and v, who have no b
+    assert {u.label for u in sides.train} == {"a", "b"}
+
+
+def test_more_speakers_validate_where_no_two_have_every_class():
+    clips = mixed("t - 0 abc", "u - 1 a", "v - 1 b", "w - 1 c", "x - 2 a", "y - 2 b", "z - 2 c")
+    sides = split(Corpus("toy", ("a", "b", "c"), clips), 0, validation=True)
+    assert {u.speaker for u in sides.validation} == {"u", "v", "w"}
+
+
+def test_new_folds_balance_genders_then_clips():
+    clips = mixed("a f 0 xxxx", "b f 0 x", "c m 0 x", "d m 0 xx", "e - 0 x", "g - 0 x")
+    found = refold(Corpus("toy", ("x",), clips), 2)
+    assert found.folds == (0, 1)
+    for fold in found.folds:
+        known = {u.speaker: u.gender for u in found.utterances if u.fold == fold}
+        assert sorted(known.values()) == ["", "female", "male"]
+    assert found.notes == ("6 speakers spread over 2 folds by --folds",)
+    alone = refold(Corpus("toy", ("x",), clips), "speaker")
+    assert alone.folds == tuple(range(6))
+    assert len({(u.speaker, u.fold) for u in alone.utterances}) == 6
+    with pytest.raises(UserError, match=r"expected --folds from 2 to .*, 6, got 7; give fewer"):
+        refold(Corpus("toy", ("x",), clips), 7)
+
+
+def test_a_split_says_who_is_on_each_side_and_which_classes_are_not():
+    clips = mixed("a f 0 xy", "b m 1 xy", "c - 2 x")
+    lines = describe(split(Corpus("toy", ("x", "y"), clips), 2), ("x", "y"))
+    assert lines == (
+        "train: 4 clips of 2 speakers (1 female, 1 male): a, b",
+        "test: 1 clips of 1 speakers (1 unknown): c; no clip of y",
+    )

@@ -1,9 +1,11 @@
 """Cells: names that parse, flags that train takes, files of equal bytes, committed cells."""
 
 import gzip
+import re
 
 import pytest
 
+from examples.errors import UserError
 from examples.ser.grid.cells import GRID, VARIANTS, Cell, read_cells, write_cell
 from examples.ser.run.flags import parse
 
@@ -45,3 +47,11 @@ def test_the_committed_cells_are_readable():
         assert f"{cell.name}.json.gz" == path.name
         assert (record["run"]["fold"], record["run"]["seed"]) == (cell.fold, cell.seed)
         assert {row["selection"] for row in record["rows"]} >= {"last"}
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path):
+    path = tmp_path / f"{CELL.name}.json.gz"
+    for content in (b"no gzip", gzip.compress(b'{"half": '), gzip.compress(b"{}")[:-4]):
+        path.write_bytes(content)
+        with pytest.raises(UserError, match=rf"got .*{re.escape(path.name)}, which cannot be read"):
+            read_cells(tmp_path)

@@ -44,9 +44,21 @@ def test_every_layer_s_maps_are_drawn(attention, tmp_path, figures):
     titles = [ax.get_title() for ax in figures[0].axes]
     for name, shown in maps.items():
         assert name + (": β = 0.500" if shown.beta is not None else "") in titles
-    planes = {"icasa": 1, "ca": 0, "se": 0, "eca": 0, "cbam": 1}[attention]
-    assert titles.count("gate by position") == 4 * planes
-    assert len(curves(figures[0])) == (8 if attention in ("icasa", "ca") else 0)
+    images = [image for ax in figures[0].axes for image in ax.images]
+    planes = 4 * (attention in ("icasa", "ca", "cbam"))
+    assert len(images) == 1 + planes  # the input once
+    assert len({image.get_clim() for image in images[1:]}) == bool(planes)  # one scale of colours
+    assert len(curves(figures[0])) == {"icasa": 8, "ca": 8, "se": 4, "eca": 4, "cbam": 4}[attention]
+
+
+@pytest.mark.parametrize("attention", ["icasa", "ca", "se"])
+def test_no_panel_is_blank_on_a_map_of_one_row(attention, tmp_path, figures):
+    maps = attention_maps(TDNN(4, 39, attention=attention).eval(), X)
+    groups = {"13 MFCC": 13, "deltas": 26}
+    draw_attention(X[0, 0], maps, tmp_path / "attention.png", groups)
+    assert len(figures[0].axes) == 1 + 3
+    assert all(ax.images or ax.lines for ax in figures[0].axes)
+    assert [t.get_text() for t in figures[0].axes[0].get_yticklabels()] == [*groups]
 
 
 def test_curves_lie_where_the_gates_are_and_are_means_over_channels(tmp_path, figures):
@@ -55,7 +67,7 @@ def test_curves_lie_where_the_gates_are_and_are_means_over_channels(tmp_path, fi
     columns = torch.linspace(0.3, 0.6, 5).view(1, 1, 1, 5).expand(2, 4, 1, 5)
     maps = {"a": layer(rows, columns, beta=torch.tensor([0.25]))}
     draw_attention(X[0, 0, :6, :20].numpy(), maps, tmp_path / "attention.svg")
-    along, across = curves(figures[0])
+    across, along = curves(figures[0])
     torch.testing.assert_close(torch.tensor(along.get_xdata()), rows[1, 0, :, 0] + 0.05)
     assert along.get_ydata().tolist() == [1, 3, 5]  # of 6 bins
     assert across.get_xdata().tolist() == [2, 6, 10, 14, 18]  # of 20 frames

@@ -28,7 +28,7 @@ def history(shift=0.0):
 def test_a_confusion_is_in_percent_of_the_actual_class(tmp_path, drawn):
     figures.draw_confusion(np.array([[3, 1], [0, 0]]), ["a", "b"], "title", tmp_path / "a.png")
     texts = [text.get_text() for text in drawn[0].axes[0].texts]
-    assert texts == ["75", "25", "0", "0"]  # a class without clips has zeros
+    assert texts == ["75\n(3)", "25\n(1)", "0\n(0)", "0\n(0)"]  # a class without clips has zeros
     assert (tmp_path / "a.png").stat().st_size > 1000
 
 
@@ -103,3 +103,10 @@ def test_embeddings_have_a_panel_per_space_and_a_colour_per_class(tmp_path, draw
 def test_a_picture_is_closed(tmp_path):
     figures.draw_boxes({"none": [1.0]}, "title", tmp_path / "a.png")
     assert plt.get_fignums() == []
+
+
+def test_labels_of_another_script_have_a_font_or_a_note(tmp_path, capsys):
+    figures.draw_confusion(np.eye(2, dtype=int), ["Ärger", "שמח"], "title", tmp_path / "a.png")
+    assert capsys.readouterr().out == ""  # matplotlib's own font has both
+    figures.draw_confusion(np.eye(2, dtype=int), ["a", "\ue123"], "title", tmp_path / "b.png")
+    assert "note: no installed font has \ue123: pictures show boxes" in capsys.readouterr().out

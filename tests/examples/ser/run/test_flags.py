@@ -43,6 +43,8 @@ def test_the_network_is_the_one_that_the_flags_describe():
     [
         (["--epochs", "0"], "expected --epochs above 0, got 0; raise it"),
         (["--batch-size", "-1"], "expected --batch-size above 0, got -1"),
+        (["--threshold", "2"], "expected --threshold from -1 to 1, got 2.0; correct it"),
+        (["--threads", "0"], "expected --threads of 1 or more, got 0; correct it"),
         (["--strong", "--head", "dot"], "expected --network macnn with --head, got tdnn; leave"),
         (["--protocol", "leaky-segment"], "got leaky-segment; add --no-validation"),
     ],
