@@ -48,7 +48,7 @@ The backends describe the step between the two passes over x by its moments:
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -98,6 +98,16 @@ def on_cpu(x: Tensor, ica: Sequence[Tensor]) -> Any:
 
 
 implement("CPU", on_cpu)
+
+
+def _refuse_batch(*args: Any) -> NoReturn:
+    raise RuntimeError(
+        "expected one gradient at a time for the fast path, got a batch of them "
+        "(is_grads_batched=True, a vectorised Jacobian or vmap); build the layer with fused=False"
+    )
+
+
+torch.library.impl("icasa::attend_backward", ("Batched", "FuncTorchBatched"))(_refuse_batch)
 
 
 def _fake_attend(x: Tensor, *layer: Any) -> Tensor:

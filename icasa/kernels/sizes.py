@@ -77,8 +77,8 @@ def check_layer(
         refuse(
             "ica, sa or both, and groups with sa", f"no sa, groups={groups}", "give what it is of"
         )
-    if not all(p.is_floating_point() for p in (*ica, *sa)):
-        refuse("floating parameters", [str(p.dtype) for p in (*ica, *sa)], "convert the layer")
+    if wrong := [str(p.dtype) for p in (*ica, *sa) if not p.is_floating_point()]:
+        refuse("floating parameters", wrong, "convert the layer")
     if (beta is not None) != bool(ica and sa):
         refuse("beta with both ica and sa alone", beta, "leave it out or give both")
     if beta is not None and beta.numel() != 1:

@@ -7,6 +7,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import icasa
 from icasa.kernels import native
+from tests.kernels.test_layers import insist
 from tests.strategies import lay_out, randomise
 
 CLASSES = (icasa.ICA, icasa.SA, icasa.ICASA)
@@ -51,7 +52,7 @@ def test_true_refuses_what_it_cannot_serve_and_none_serves_it(cls):
 def test_takes_two_axes_and_one_of_three_values_when_it_is_built(cls):
     with pytest.raises(ValueError, match="expected ndim=2 with fused=True, got ndim=3; use"):
         cls(8, ndim=3, fused=True)
-    with pytest.raises(ValueError, match=r"fused must be one of .*, got 'yes'"):
+    with pytest.raises(ValueError, match=r"expected fused to be one of .*, got 'yes'"):
         cls(8, fused="yes")
     for fused in (None, False):
         assert cls(8, ndim=1, fused=fused)(torch.randn(2, 8, 5)).shape == (2, 8, 5)
@@ -127,6 +128,25 @@ def test_exports_the_operators_only_when_told_to(cls, fused, strict):
     program = torch.export.export(layer, (example,), dynamic_shapes=(sizes,), strict=strict)
     assert ("icasa.attend" in str(program)) == (fused is True)
     torch.testing.assert_close(program.module()(X), layer(X))
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@every_class
+def test_refuses_a_batch_of_gradients_and_names_the_way_out(cls, layout):
+    layer, x = randomise(cls(8, fused=True)), lay_out(X, layout).clone().requires_grad_()
+    message = (
+        r"expected one gradient at a time .*, got a batch .*; build the layer with fused=False"
+    )
+    with pytest.raises(RuntimeError, match=message):
+        torch.autograd.functional.jacobian(layer, x, vectorize=True)
+    y = layer(x)
+    batch = torch.randn(3, *y.shape)
+    with pytest.raises(RuntimeError, match=message):
+        torch.autograd.grad(y, x, batch, is_grads_batched=True)
+    plain = insist(layer, False)
+    (got,) = torch.autograd.grad(plain(x), x, batch, is_grads_batched=True)
+    for g, each in zip(batch, got, strict=True):
+        torch.testing.assert_close(torch.autograd.grad(layer(x), x, g)[0], each)
 
 
 def test_names_the_backend_that_runs():
