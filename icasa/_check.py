@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.fx import Proxy
 
 AXES = {1: "L", 2: "HW", 3: "DHW"}  # names of the spatial axes
 
@@ -50,8 +51,11 @@ def check_ndim(ndim: int) -> int:
 
 def check_input(layer: Any, x: Tensor) -> None:
     """Raise unless ``x`` is floating (N, C, *S) with the channels and spatial axes of ``layer``."""
-    if torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
-        return  # a trace cannot hold a check and would warn of it
+    if isinstance(x, Proxy) or torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
+        return  # a trace by torch.fx or torch.jit cannot hold a check
+    if not isinstance(x, Tensor):
+        name, got = type(layer).__name__, type(x).__name__
+        raise ValueError(f"{name} expected a tensor x, got {got}; call torch.as_tensor(x) first")
     ndim = getattr(layer, "ndim", 2)
     fits = x.ndim == ndim + 2 and x.shape[1] == layer.channels and x.is_floating_point()
     if fits and 0 not in x.shape[2:]:

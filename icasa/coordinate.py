@@ -1,22 +1,22 @@
 """The steps that coordinate attention and ICA share: pool onto each axis, gate along it."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from icasa.padding import clear_padding, valid_positions
+from icasa.padding import check_lengths, clear_padding, valid_positions
 
 
-def axis_means(x: Tensor, lengths: Tensor | None = None) -> list[Tensor]:
-    """Mean of ``x`` (N, C, *S) over all spatial axes but one, for each: n tensors (N, C, S_a).
+def axis_means(x: Tensor, ndim: int, lengths: Tensor | None) -> list[Tensor]:
+    """Mean of ``x`` (N, C, *S) over its ``ndim`` spatial axes but one, for each: (N, C, S_a).
 
     With ``lengths`` (N,) over the valid positions of the last axis; the last mean is zero beyond.
     """
     x, scale = clear_padding(x, lengths)
-    if x.ndim == 3:
+    if ndim == 1:
         return [x]
-    axes = range(2, x.ndim)
+    axes = range(2, 2 + ndim)
     # A mean, never an adaptive pool: that one exports with the size of the export baked in.
     means = [x.mean([a for a in axes if a != axis]) for axis in axes]
     if scale is not None:
@@ -27,7 +27,7 @@ def axis_means(x: Tensor, lengths: Tensor | None = None) -> list[Tensor]:
 def coordinate_gates(
     x: Tensor,
     squeeze: Callable[[Tensor, Tensor | None], Tensor],
-    expand: Iterable[Callable[[Tensor], Tensor]],
+    expand: nn.ModuleList,
     lengths: Tensor | None,
 ) -> tuple[Tensor, ...]:
     """Gates in (0, 1) along each axis of ``x`` (N, C, *S), each shaped to broadcast against it.
@@ -35,16 +35,18 @@ def coordinate_gates(
     Eq. 6 and 7 are the means, Eq. 8 is ``squeeze`` (C to M channels) over their concatenation and
     where that is valid, Eq. 9 and 10 are ``expand``, one map from M to C channels per axis.
     """
-    means = axis_means(x, lengths)
+    lengths = check_lengths(x, lengths)
+    means = axis_means(x, len(expand), lengths)
     # DIFF: step (2) says "in the channel dimension"; the shapes and step (3) fit only space.
     sizes = [mean.shape[2] for mean in means]
     valid = None
     if lengths is not None:  # the last axis stands last, and the others are valid throughout
-        valid = valid_positions(lengths.long() + sum(sizes[:-1]), sum(sizes))
+        valid = valid_positions(lengths + sum(sizes[:-1]), sum(sizes))
     f = squeeze(torch.cat(means, dim=2), valid)  # (N, M, H + W)
-    gates = []
-    for axis, (to_gate, part) in enumerate(zip(expand, torch.split(f, sizes, dim=2), strict=True)):
-        gate = torch.sigmoid(to_gate(part)).to(x.dtype)  # (N, C, S_a)
-        ones = [1] * (x.ndim - 3)
-        gates.append(gate.reshape(*gate.shape[:2], *ones[:axis], gate.shape[2], *ones[axis:]))
+    parts, gates = torch.split(f, sizes, dim=2), []
+    for axis, to_gate in enumerate(expand):
+        gate = torch.sigmoid(to_gate(parts[axis])).to(x.dtype)  # (N, C, S_a)
+        place: list[slice | None] = [None] * len(expand)
+        place[axis] = slice(None)
+        gates.append(gate[(slice(None), slice(None), *place)])
     return tuple(gates)

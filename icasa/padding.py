@@ -2,10 +2,24 @@
 
 import torch
 from torch import Tensor, nn
+from torch.fx import Proxy
 
 from icasa._check import check_per_sample
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+
+
+def _refuse_lengths(lengths: Tensor | None) -> None:
+    """Raise unless ``lengths`` is None, as a step of a graph that was traced without them."""
+    if lengths is not None:
+        raise ValueError(
+            "expected no lengths in a graph of torch.fx, which is traced without them, got some; "
+            "call the layer itself or use torch.export"
+        )
+
+
+torch.fx.wrap("_refuse_lengths")
+torch.fx.node.has_side_effect(_refuse_lengths)  # else it is removed as dead code
 
 
 def check_lengths(x: Tensor, lengths: Tensor | None) -> Tensor | None:
@@ -15,6 +29,9 @@ def check_lengths(x: Tensor, lengths: Tensor | None) -> Tensor | None:
     for, and a layer that hands it on to its branches and means has it read once.
     """
     if lengths is None:
+        return None
+    if isinstance(lengths, Proxy):  # the argument of the layer that is traced
+        _refuse_lengths(lengths)
         return None
     check_per_sample("lengths", lengths, x)
     if lengths.is_floating_point() or lengths.dtype == torch.bool:
@@ -60,10 +77,10 @@ def valid_positions(lengths: Tensor, width: int) -> Tensor:
     return torch.arange(width, device=lengths.device) < lengths.unsqueeze(1)
 
 
-def spatial_mean(x: Tensor, lengths: Tensor | None, first: int = 2) -> Tensor:
-    """Mean of ``x`` over its axes from ``first`` on, each kept as 1, over the valid positions."""
+def spatial_mean(x: Tensor, lengths: Tensor | None, ndim: int) -> Tensor:
+    """Mean of ``x`` over its last ``ndim`` axes, each kept as 1, over the valid positions."""
     x, scale = clear_padding(x, lengths)
-    mean = x.mean(list(range(first, x.ndim)), keepdim=True)
+    mean = x.mean(list(range(-ndim, 0)), keepdim=True)
     return mean if scale is None else mean * scale.to(mean.dtype).view(-1, *[1] * (x.ndim - 1))
 
 

@@ -8,11 +8,14 @@ import torch
 
 import icasa
 import icasa.attention
-from tests.strategies import build, ndims, options
+from tests.strategies import FusedICA, FusedICASA, FusedSA, build, ndims, options
 
 LAYERS = [getattr(icasa, name) for name in icasa.attention.__all__]
 LAYERS.append(icasa.DepthwiseSeparableConv)
 every_layer = pytest.mark.parametrize("cls", LAYERS, ids=lambda cls: cls.__name__)
+every_layer_and_fused = pytest.mark.parametrize(
+    "cls", [*LAYERS, FusedICA, FusedSA, FusedICASA], ids=lambda cls: cls.__name__
+)
 AXES = {1: "L", 2: "H, W", 3: "D, H, W"}
 INTEGERS = [
     (cls, name)
@@ -66,7 +69,7 @@ def test_integer_input_names_expected_got_and_hint(cls, dtype):
     assert "x.float()" in text
 
 
-@every_layer
+@every_layer_and_fused
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
 def test_an_empty_axis_is_named(cls, training):
     for ndim in ndims(cls):
@@ -78,7 +81,7 @@ def test_an_empty_axis_is_named(cls, training):
             assert f"(N, 8, {AXES[ndim]}), got {(2, 8, *sizes)} with an empty {listed};" in text
 
 
-@every_layer
+@every_layer_and_fused
 def test_an_empty_batch_is_taken(cls):
     for ndim in ndims(cls):
         x = torch.ones(0, 8, *[3] * ndim, requires_grad=True)

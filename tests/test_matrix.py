@@ -97,6 +97,15 @@ def session(model):
     return lambda x: torch.from_numpy(running.run(None, {name: x.numpy()})[0])
 
 
+def check_fx(layer):
+    """torch.fx.symbolic_trace, of the layer and of a model that holds it, at any batch size."""
+    model = torch.nn.Sequential(torch.nn.Conv2d(16, 16, 1), layer).eval()
+    for module in (layer, model):
+        graph = torch.fx.symbolic_trace(module)
+        agree(module, graph)
+        agree(module, pickle.loads(pickle.dumps(graph)))
+
+
 def check_jit_trace(layer):
     """torch.jit.trace, at other sizes than the trace's."""
     agree(layer, torch.jit.trace(layer, maps()[0]))

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
+from torch.fx import Proxy
 from torch.nn.modules.module import _has_any_global_hook
 
 from icasa import kernels
@@ -93,6 +94,8 @@ def _is_worthwhile(x: Tensor) -> bool:
 
 def _refuse_input(x: Tensor, lengths: Tensor | None) -> Refusal | None:
     """Say what about the input or the call stands in the way."""
+    if isinstance(x, Proxy) or torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
+        return Refusal("no trace by torch.jit or torch.fx", "one", "use torch.export")
     if lengths is not None:
         return Refusal("no lengths", "lengths", "leave them out")
     if x.ndim != 4:
@@ -104,8 +107,6 @@ def _refuse_input(x: Tensor, lengths: Tensor | None) -> Refusal | None:
         return Refusal(f"x of one of {list(kernels.TYPES)}", x.dtype, "call x.float()")
     if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
         return Refusal("no torch.func transform or forward-mode AD", "one", "leave it")
-    if torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
-        return Refusal("no trace by torch.jit", "one", "use torch.export")
     if _has_any_global_hook():  # type: ignore[no-untyped-call]
         return Refusal("no hooks on all modules", "some", "remove them")
     return None
@@ -247,7 +248,8 @@ def _icasa_operands(layer: Any) -> Operands | Refusal:
         if isinstance(found, Refusal):
             return found
         if (branch.channels, branch.ndim) != (layer.channels, layer.ndim):
-            return Refusal(f"{name} for {layer.channels} channels and ndim=2", branch)
+            got = f"one for {branch.channels} and ndim={branch.ndim}"
+            return Refusal(f"{name} for {layer.channels} channels and ndim=2", got)
         branches.append(found)
     ica, sa = branches
     beta = layer.beta

@@ -80,7 +80,9 @@ class CBAM(nn.Module):
         check_input(self, x)
         lengths = check_lengths(x, lengths)
         valid, _ = clear_padding(x, lengths, -math.inf)
-        pooled = torch.stack((spatial_mean(x, lengths).flatten(1), valid.amax((2, 3))))  # (2, N, C)
+        pooled = torch.stack(
+            (spatial_mean(x, lengths, 2).flatten(1), valid.amax((2, 3)))
+        )  # (2, N, C)
         logits = self.excite(F.relu(self.squeeze(pooled))).sum(0)
         channel = torch.sigmoid(logits).to(x.dtype)[:, :, None, None]
         y = x * channel

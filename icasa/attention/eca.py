@@ -77,7 +77,7 @@ class ECA(nn.Module):
     def gates(self, x: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, ...]:
         """Attention map of ``x``: one gate in (0, 1) per channel, (N, C, 1, 1)."""
         check_input(self, x)
-        mean = spatial_mean(x, lengths).flatten(1).unsqueeze(1)  # (N, 1, C)
+        mean = spatial_mean(x, lengths, 2).flatten(1).unsqueeze(1)  # (N, 1, C)
         return (torch.sigmoid(self.conv(mean)).to(x.dtype).transpose(1, 2).unsqueeze(3),)
 
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:

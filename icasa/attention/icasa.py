@@ -13,6 +13,15 @@ from icasa.optim import one_axis_parameters
 from icasa.padding import check_lengths
 
 
+def bounded_share(raw: Tensor) -> Tensor:
+    """Sigmoid of ``raw``, kept inside (0, 1) where a rounded one reaches 0 or 1."""
+    tiny = torch.finfo(raw.dtype).eps
+    return torch.sigmoid(raw).clamp(tiny, 1 - tiny)
+
+
+torch.fx.wrap("bounded_share")  # torch.fx records the call, as the type is known when it runs
+
+
 class ICASA(nn.Module):
     r"""Improved coordinate and shuffle attention, mixed by a learnable weight.
 
@@ -90,10 +99,7 @@ class ICASA(nn.Module):
     @property
     def beta(self) -> Tensor:
         """The weight of ICA, a tensor of one element, the parameter itself by default."""
-        if not self.bounded:
-            return self.raw_beta
-        tiny = torch.finfo(self.raw_beta.dtype).eps  # where a rounded sigmoid reaches 0 or 1
-        return torch.sigmoid(self.raw_beta).clamp(tiny, 1 - tiny)
+        return bounded_share(self.raw_beta) if self.bounded else self.raw_beta
 
     def _reset_beta(self) -> None:
         nn.init.constant_(self.raw_beta, 0.0 if self.bounded else 0.5)
@@ -117,7 +123,9 @@ class ICASA(nn.Module):
             return y
         lengths = check_lengths(x, lengths)
         beta = self.beta.to(x.dtype)
-        y = beta * self.ica(x, lengths) + (1 - beta) * self.sa(x, lengths)
+        # A branch put in by hand may take x alone.
+        args = (x,) if lengths is None else (x, lengths)
+        y = beta * self.ica(*args) + (1 - beta) * self.sa(*args)
         return x + y if self.residual else y  # type: ignore[no-any-return]
 
     no_weight_decay = one_axis_parameters

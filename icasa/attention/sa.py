@@ -18,12 +18,24 @@ def channel_shuffle(x: Tensor) -> Tensor:
     return y.transpose(first, first + 1).flatten(first, first + 1).movedim(axis, 1)
 
 
+torch.fx.wrap("channel_shuffle")  # torch.fx records the call, as the layout is known when it runs
+
+
 class PlaneNorm(nn.GroupNorm):
     """GN of Eq. 14, one group per channel, also of single values, which GroupNorm refuses."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalise ``x`` (N, C, *S)."""
-        return torch.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
+    def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Normalise ``x`` (N, C, *S), or (N, G, C, *S) by the positions valid by ``lengths``."""
+        if lengths is None:
+            # Flat, as torch's backward of channels_last crashes where x needs no gradient.
+            y = torch.group_norm(x.flatten(2), self.num_groups, self.weight, self.bias, self.eps)
+            return y.view_as(x)
+        ndim = x.ndim - 3
+        x = x.to(torch.promote_types(x.dtype, torch.float32))
+        centred = x - spatial_mean(x, lengths, ndim)
+        var = spatial_mean(centred.square(), lengths, ndim)
+        weight, bias = (p.view(-1, *[1] * ndim) for p in (self.weight, self.bias))
+        return centred * torch.rsqrt(var + self.eps) * weight + bias
 
 
 class SA(nn.Module):
@@ -121,14 +133,9 @@ class SA(nn.Module):
 
     def _normalise(self, x: Tensor, lengths: Tensor | None) -> Tensor:
         """GN of Eq. 14, per channel, of ``x`` (N, G, C/2G, *S)."""
-        norm = self.norm
-        if lengths is None:
-            return torch.unflatten(norm(x.flatten(0, 1)), 0, (-1, self.groups))
-        x = x.to(torch.promote_types(x.dtype, torch.float32))
-        centred = x - spatial_mean(x, lengths, first=3)
-        var = spatial_mean(centred.square(), lengths, first=3)
-        weight, bias = (p.view(-1, *[1] * self.ndim) for p in (norm.weight, norm.bias))
-        return centred * torch.rsqrt(var + norm.eps) * weight + bias
+        if lengths is not None:
+            return self.norm(x, lengths)  # type: ignore[no-any-return]
+        return torch.unflatten(self.norm(x.flatten(0, 1)), 0, (-1, self.groups))
 
     def gates(self, x: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, ...]:
         """Attention map of ``x``: one gate in (0, 1) per element, (N, C, H, W), before the shuffle.
@@ -148,7 +155,7 @@ class SA(nn.Module):
             )
         )
         x1, x2 = torch.unflatten(x, 1, (self.groups, 2, -1)).unbind(2)  # each (N, G, C/2G, *S)
-        s = spatial_mean(x1, lengths, first=3)  # Eq. 12
+        s = spatial_mean(x1, lengths, self.ndim)  # Eq. 12
         g1 = torch.sigmoid(w1 * s + b1).to(x.dtype)  # Eq. 13
         # DIFF: the text names "F_c(x)" once more for the affine W_2, b_2.
         g2 = torch.sigmoid(w2 * self._normalise(x2, lengths) + b2).to(x.dtype)  # Eq. 14

@@ -68,9 +68,9 @@ class SE(nn.Module):
     def gates(self, x: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, ...]:
         """Attention map of ``x``: one gate in (0, 1) per channel, (N, C, 1, 1)."""
         check_input(self, x)
-        mean = spatial_mean(x, lengths).flatten(1)  # (N, C)
+        mean = spatial_mean(x, lengths, self.ndim).flatten(1)  # (N, C)
         gate = torch.sigmoid(self.excite(F.relu(self.squeeze(mean)))).to(x.dtype)
-        return (gate.reshape(*gate.shape, *[1] * self.ndim),)
+        return (gate[(..., *[None] * self.ndim)],)
 
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Weigh the channels of ``x``."""
