@@ -112,7 +112,8 @@ def _read_cache(path: Path, clips: int) -> tuple[dict[str, np.ndarray] | None, t
     if not path.exists():
         return None, ()
     try:
-        with np.load(path) as file:
+        # np.load of a path would leave a damaged file open.
+        with path.open("rb") as content, np.load(content) as file:
             table = dict(file)
         if (len(table["lengths"]), table["lengths"].sum()) == (clips, table["static"].shape[1]):
             return table, ()

@@ -21,6 +21,13 @@ from examples.ser.run.evaluate import confusion, scores
 from examples.ser.run.figures import draw_beta, draw_confusion, draw_curves
 
 
+# What the unpickler raises on bytes that are no checkpoint.
+DAMAGED = (
+    pickle.UnpicklingError, EOFError, RuntimeError, ValueError, LookupError, AttributeError,
+    TypeError, AssertionError,
+)  # fmt: skip
+
+
 def write_results(
     corpus: Corpus, test: Segments, state: dict[str, Any], facts: dict[str, Any], out: Path
 ) -> list[dict[str, Any]]:
@@ -73,7 +80,7 @@ def load_saved(path: Path, keys: Sequence[str]) -> dict[str, Any]:
     try:
         state = torch.load(path, weights_only=True, map_location="cpu")
         known = isinstance(state, dict) and set(keys) <= state.keys()
-    except (pickle.UnpicklingError, EOFError, RuntimeError, ValueError, KeyError, AttributeError):
+    except DAMAGED:
         known = False
     if not known:
         raise UserError(
