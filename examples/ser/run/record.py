@@ -20,7 +20,6 @@ from examples.ser.run import flags
 from examples.ser.run.evaluate import confusion, scores
 from examples.ser.run.figures import draw_beta, draw_confusion, draw_curves
 
-
 # What the unpickler raises on bytes that are no checkpoint.
 DAMAGED = (
     pickle.UnpicklingError, EOFError, RuntimeError, ValueError, LookupError, AttributeError,
