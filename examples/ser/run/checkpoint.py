@@ -1,6 +1,6 @@
 """The checkpoint of a run: held by one training at a time, and resumed by the same run alone."""
 
-import pickle
+import io
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -11,6 +11,8 @@ import torch
 from filelock import FileLock, Timeout
 
 from examples.atomic import remove_leftovers, write_atomic
+from examples.errors import UserError, room_for
+from examples.ser.run.record import load_saved
 
 LOCK = "training.lock"  # in the folder of a run; the grid has a lock of its own there
 CHECKPOINT = "checkpoint.pt"
@@ -56,8 +58,10 @@ def is_training(out: Path) -> bool:
 
 def save(path: Path, value: Any) -> None:
     """Write a checkpoint whole: a stop in between leaves the one of before."""
-    with write_atomic(path) as file:
-        torch.save(value, file)
+    content = io.BytesIO()  # the file itself raises on a full disk, not torch
+    torch.save(value, content)
+    with room_for(path, content.tell()), write_atomic(path) as file:
+        file.write(content.getbuffer())
 
 
 def resume(
@@ -69,7 +73,7 @@ def resume(
     defaults: Mapping[str, str],
     note: Callable[[str], None],
 ) -> dict[str, Any]:
-    """Load the checkpoint into `parts` and return its state; exit if it is of another run.
+    """Load the checkpoint into `parts` and return its state.
 
     Args:
         path: the checkpoint.
@@ -80,16 +84,10 @@ def resume(
         note: prints a line.
 
     Raises:
-        SystemExit: it cannot be read, or another config or other data made it.
+        UserError: it cannot be read, or another config or other data made it.
     """
-    try:
-        state = torch.load(path, weights_only=True)
-        there = defaults | state["config"]
-    except (OSError, RuntimeError, EOFError, KeyError, TypeError, pickle.UnpicklingError):
-        raise SystemExit(
-            f"expected a checkpoint of this recipe, got {path}, which is damaged or another file; "
-            "remove it to train anew, or give another --out"
-        ) from None
+    state = load_saved(path, ("config", "history", *parts))
+    there = defaults | state["config"]
     changes = [
         f"{k}: {there.get(k)} there, {v} now" for k, v in config.items() if there.get(k) != v
     ]
@@ -98,7 +96,7 @@ def resume(
     elif other := [k for k, v in data.items() if state["data"].get(k) != v]:
         changes.append(f"other data: {', '.join(other)}")
     if changes:
-        raise SystemExit(
+        raise UserError(
             f"expected a checkpoint of this run, got {path} of another ({'; '.join(changes)}); "
             "give another --out or remove it"
         )

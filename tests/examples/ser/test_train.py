@@ -14,6 +14,7 @@ from examples.ser import train
 from examples.ser.crash_drill import differences, timeless
 from examples.ser.model.macnn import HEADS, MACNN
 from examples.ser.model.tdnn import TDNN
+from examples.ser.run import checkpoint
 from examples.ser.run.checkpoint import CHECKPOINT, IN_USE, only_training
 from examples.ser.run.flags import AUGMENT, PRESETS, SCHEDULES, network, parse
 from examples.ser.synthetic import write_synthetic
@@ -182,7 +183,7 @@ def test_a_finished_run_is_not_taken_for_that_of_corrected_labels(small, tmp_pat
     corrected.write_text(
         small.read_text().replace("happy_01.wav,happy,S01", "happy_01.wav,sad,S01")
     )
-    with pytest.raises(SystemExit, match=r"of another \(other data: labels of test\); give"):
+    with pytest.raises(UserError, match=r"of another \(other data: labels of test\); give"):
         train.main(flags(corrected, tmp_path, *common))
     with only_training(tmp_path), pytest.raises(SystemExit, match=f"{IN_USE}"):
         train.main(flags(small, tmp_path, *common))
@@ -258,12 +259,12 @@ def test_a_loss_that_is_not_finite_names_its_batch(small, tmp_path, monkeypatch)
 
 
 def test_a_full_disk_and_a_damaged_checkpoint_are_named(small, tmp_path, monkeypatch):
-    def full(_path, _content):
+    def full(_path):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     more = ("--epochs", 1, "--attention", "none", "--no-validation")
     with monkeypatch.context() as patch:
-        patch.setattr(train.Path, "write_bytes", full)
+        patch.setattr(checkpoint, "write_atomic", full)
         with pytest.raises(
             UserError, match=r"expected room for [\d.]+ MB of .*checkpoint\.pt, got"
         ):

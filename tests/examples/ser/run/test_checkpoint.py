@@ -6,6 +6,7 @@ import sys
 import pytest
 import torch
 
+from examples.errors import UserError
 from examples.ser.run.checkpoint import CHECKPOINT, IN_USE, is_training, only_training, resume, save
 
 HOLDER = """
@@ -54,11 +55,11 @@ def test_other_flags_and_other_data_are_refused_and_named(tmp_path):
     path = tmp_path / CHECKPOINT
     save(path, {"config": CONFIG, "data": DATA, "history": [1]})
     assert resumed(path)["history"] == [1]
-    with pytest.raises(SystemExit, match=r"of another \(lr: 0\.1 there, 2 now\); give another"):
+    with pytest.raises(UserError, match=r"of another \(lr: 0\.1 there, 2 now\); give another"):
         resumed(path, CONFIG | {"lr": "2"})
-    with pytest.raises(SystemExit, match=r"of another \(other data: labels of train\); give"):
+    with pytest.raises(UserError, match=r"of another \(other data: labels of train\); give"):
         resumed(path, data=DATA | {"labels of train": "corrected"})
-    with pytest.raises(SystemExit, match=r"lr: 0\.1 there, 2 now; other data: features\)"):
+    with pytest.raises(UserError, match=r"lr: 0\.1 there, 2 now; other data: features\)"):
         resumed(path, CONFIG | {"lr": "2"}, DATA | {"features": "g"})
 
 
@@ -68,7 +69,7 @@ def test_a_checkpoint_of_before_is_taken_with_a_note_and_new_flags_are_at_their_
     resumed(path, notes=notes)
     assert len(notes) == 1
     assert "of before checkpoints knew their data" in notes[0]
-    with pytest.raises(SystemExit, match="head: fusion there, dot now"):
+    with pytest.raises(UserError, match="head: fusion there, dot now"):
         resumed(path, CONFIG | {"head": "dot"})
 
 
@@ -78,7 +79,7 @@ def test_a_damaged_or_foreign_file_is_refused_in_one_line(tmp_path, content):
     save(path, {"weights": 1})
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(SystemExit, match=r"expected a checkpoint of this recipe, got .*; remove"):
+    with pytest.raises(UserError, match=r"expected a checkpoint of this recipe with .*; remove"):
         resumed(path)
 
 
@@ -86,5 +87,5 @@ def test_a_truncated_checkpoint_is_refused_in_one_line(tmp_path):
     path = tmp_path / CHECKPOINT
     save(path, {"config": CONFIG, "model": torch.zeros(1000)})
     path.write_bytes(path.read_bytes()[:-500])
-    with pytest.raises(SystemExit, match="damaged"):
+    with pytest.raises(UserError, match="damaged"):
         resumed(path)
