@@ -252,7 +252,7 @@ def _icasa_operands(layer: Any) -> Operands | Refusal:
             return Refusal(f"{name} for {layer.channels} channels and ndim=2", got)
         branches.append(found)
     ica, sa = branches
-    beta = layer.beta
+    beta = layer.beta if layer.bounded else layer.raw_beta  # as the property, a call less
     if beta.shape != (1,):
         return Refusal("beta of shape (1,)", f"shape {tuple(beta.shape)}")
     return sa._replace(

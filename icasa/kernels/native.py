@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from icasa.kernels.reference import statistics_dtype
-from icasa.kernels.sizes import WIDEST, check_like, width_and_taps
+from icasa.kernels.sizes import check_like
 
 INTERFACE = 4  # as the C has it: to be raised with every change of a function's arguments
 PARALLEL = 1 << 15  # elements below which a second thread costs more than it saves
+WIDEST = 64  # most channels M and taps k that a kernel holds in registers
 TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 
 # The structures of native.h: packing one takes a tenth of the time of ctypes.
@@ -52,6 +53,12 @@ def is_built() -> bool:
         message, _failure = _failure, ""
         warnings.warn(f"the CPU uses PyTorch's operators: {message}", RuntimeWarning, stacklevel=2)
     return LIBRARY is not None
+
+
+def width_and_taps(ica: Sequence[Tensor]) -> tuple[int, int]:
+    """Return M and K of the parameters of ICA, given with their biases or without."""
+    pointwise = ica[1] if ica[1].ndim == 3 else ica[2]
+    return pointwise.shape[0], ica[0].shape[2]
 
 
 def serves(x: Tensor, ica: Sequence[Tensor] = ()) -> bool:

@@ -6,7 +6,6 @@ from typing import NoReturn
 
 from torch import Tensor
 
-WIDEST = 64  # most channels M and taps k that a kernel holds in registers
 Shapes = list[tuple[int, ...]]
 NAMES = {
     "ica": ("depthwise", "pointwise", "map to H", "map to W", "norm", "norm statistics"),
@@ -26,12 +25,6 @@ def ica_shapes(C: int, M: int, K: int, norm: bool, biases: bool) -> Shapes:
     if not biases:
         return weights
     return [*(shape for w in weights for shape in (w, w[:1])), *[(M,)] * (2 * norm)]
-
-
-def width_and_taps(ica: Sequence[Tensor]) -> tuple[int, int]:
-    """Return M and K of the parameters of ICA, given with their biases or without."""
-    pointwise = ica[1] if ica[1].ndim == 3 else ica[2]
-    return pointwise.shape[0], ica[0].shape[2]
 
 
 def _check_shapes(name: str, got: Shapes, expected: Shapes, biases: bool) -> None:

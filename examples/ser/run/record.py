@@ -23,7 +23,7 @@ from examples.ser.run.figures import draw_beta, draw_confusion, draw_curves
 # What the unpickler raises on bytes that are no checkpoint.
 DAMAGED = (
     pickle.UnpicklingError, EOFError, RuntimeError, ValueError, LookupError, AttributeError,
-    TypeError, AssertionError,
+    TypeError, AssertionError, OSError,
 )  # fmt: skip
 
 
@@ -79,6 +79,8 @@ def load_saved(path: Path, keys: Sequence[str]) -> dict[str, Any]:
     try:
         state = torch.load(path, weights_only=True, map_location="cpu")
         known = isinstance(state, dict) and set(keys) <= state.keys()
+    except FileNotFoundError:
+        raise
     except DAMAGED:
         known = False
     if not known:

@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from icasa.kernels.sizes import WIDEST, width_and_taps
+from icasa.kernels.native import WIDEST, width_and_taps
 from icasa.kernels.triton.tiles import fetch, power_of_two
 
 INTEGERS = ["C", "H", "W", "M", "half", "blocks_h", "blocks"]
