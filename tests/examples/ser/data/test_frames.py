@@ -101,7 +101,7 @@ def test_the_cache_is_found_by_content_and_not_by_place_size_or_time(corpus, fra
 def test_finite_samples_of_infinite_power_are_refused(corpus, tmp_path, features, rate):
     wave = 1e20 * np.sin(np.arange(rate))
     soundfile.write(tmp_path / "0.wav", wave, rate, subtype="FLOAT")
-    with pytest.raises(CorpusError, match=r"0\.wav: expected finite .* peak .*e\+.*; scale it"):
+    with pytest.raises(CorpusError, match=r"0\.wav: expected a peak of 10 or less, got 1e\+20; d"):
         load_frames(corpus, tmp_path / "cache", progress=False, features=features)
 
 
