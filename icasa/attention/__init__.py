@@ -1,5 +1,7 @@
 """Attention layers: same shape, dtype and memory format out as in."""
 
+from torch import nn
+
 from icasa.attention.ca import CA
 from icasa.attention.cbam import CBAM
 from icasa.attention.eca import ECA
@@ -10,4 +12,4 @@ from icasa.attention.se import SE
 
 __all__ = ["CA", "CBAM", "ECA", "ICA", "ICASA", "SA", "SE"]
 
-LAYERS = (CA, CBAM, ECA, ICA, ICASA, SA, SE)
+LAYERS: tuple[type[nn.Module], ...] = tuple(globals()[name] for name in __all__)

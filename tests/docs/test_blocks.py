@@ -93,4 +93,6 @@ def test_commands_of_the_pages_exist():
             if kind == "sh":
                 assert set(re.findall(r"^make (\w+)", code, re.M)) <= targets, page
         for module in re.findall(r"-m ((?:examples|benchmarks|tests)\.[\w.]+)", page.read_text()):
-            assert (ROOT / (module.replace(".", "/") + ".py")).is_file(), f"{page}: {module}"
+            path = ROOT / module.replace(".", "/")
+            files = path.with_suffix(".py"), path / "__main__.py"
+            assert any(file.is_file() for file in files), f"{page}: {module}"
