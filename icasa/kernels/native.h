@@ -16,8 +16,10 @@
 #include <string.h>
 
 /* Clones for AVX-512 and for AVX2 with FMA, of which the loader takes what the processor has. Static
-   functions of older clangs do not link with theirs, and older GNU compilers know no such names. */
-#if defined(__x86_64__) && defined(__linux__) && (__clang_major__ >= 19 || __GNUC__ >= 12)
+   functions of older clangs do not link with theirs, and older GNU compilers know no such names. A
+   test may define VECTORISED, as for one instruction set alone. */
+#if defined(VECTORISED)
+#elif defined(__x86_64__) && defined(__linux__) && (__clang_major__ >= 19 || __GNUC__ >= 12)
 #define VECTORISED __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 #elif defined(__x86_64__) && defined(__linux__) && !defined(__clang__)
 #define VECTORISED __attribute__((target_clones("avx512f", "avx2", "default")))

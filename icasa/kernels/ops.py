@@ -37,6 +37,9 @@ What the C promises, for maps of finite numbers and parameters of common size:
 - Range. Up to |x| = 1e36 every result is finite that float32 can hold.
 - Infinity and NaN in x reach nothing that plain PyTorch leaves finite, and in evaluation, forward
   and backward, no bit of another sample's y and dx.
+- Bits. The same call gives the same bits, with any number of threads, with gradients or without,
+  and in evaluation whatever the other samples are. Another instruction set (SSE2, AVX2, AVX-512)
+  sums in another order, as plain PyTorch does: they agree as far as the exactness above says.
 - A bias may change in place between forward and backward, a weight may not, as in plain PyTorch.
 
 The backends describe the step between the two passes over x by its moments:

@@ -235,3 +235,14 @@ def test_infinity_and_nan_reach_their_own_row_column_and_plane_alone(value):
         assert torch.equal(~lines.isfinite(), expected)
     assert [int((~t.isfinite()).sum()) for t in planes] == [1, 0, 0, 0]  # of the channel half
     assert planes[0][0, 0].isnan() == (value != value)
+
+
+def test_saved_moments_of_another_size_are_refused():
+    x, p, q, *rest = layer((2, 8, 5, 12), 2, "both", False)
+    _, saved, _ = triton_ops.attend_forward(x, p, q, *rest)
+    weights = p[:10:2], q[::2]
+    triton_ops.attend_backward(x, x, saved, *weights, *rest)
+    for i in range(6):
+        changed = [*saved[:i], torch.ones(3), *saved[i + 1 :]]
+        with pytest.raises(ValueError, match=rf"expected saved\[{i}\] of shape .*, got .*; give"):
+            triton_ops.attend_backward(x, x, changed, *weights, *rest)
