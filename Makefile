@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 ROOT ?=
 
-.PHONY: demo test lint types docs bench bench-check dist versions
+.PHONY: demo test lint types docs bench bench-check dist versions sanitize
 demo: .venv/examples
 	$(BIN)/python -m examples.ser.demo $(if $(ROOT),--ravdess "$(ROOT)")
 
@@ -30,6 +30,9 @@ dist: .venv/dist
 
 versions:
 	$(PYTHON) .ci/versions.py
+
+sanitize: .venv/test
+	.ci/sanitize $(BIN)/python
 
 .venv/%: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
