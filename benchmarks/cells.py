@@ -95,7 +95,7 @@ def make_loop(
     model, optimizer = fabric.setup(net, optimizer)
     if name == PLAIN:
         return lambda data, epoch: plain_epoch(fabric, model, optimizer, data, args)
-    rest = make_schedule(optimizer, args, 1), None, make_augment(args, CLASSES)
+    rest = make_schedule(optimizer, args, 1), None, make_augment(args, CLASSES), None
     return lambda data, epoch: train_epoch(fabric, model, optimizer, *rest, data, epoch, args)
 
 

@@ -13,12 +13,20 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.fx import Proxy
-from torch.nn.modules.module import _has_any_global_hook
+from torch.nn.modules import module as modules
 
 from icasa import kernels
 from icasa._check import check_one_of
 from icasa.activation import HSwish
 from icasa.conv import DepthwiseSeparableConv
+
+# PyTorch has no public names for these. A version without one has nothing of its kind active.
+_dispatch_modes = getattr(torch._C, "_len_torch_dispatch_stack", int)
+_transforms = getattr(torch._C, "_are_functorch_transforms_active", bool)
+GLOBAL_HOOKS = [
+    getattr(modules, f"_global_{kind}_hooks", {})
+    for kind in ("forward_pre", "forward", "backward_pre", "backward")
+]
 
 PLAIN = (Tensor, nn.Parameter)  # and no subclass
 COMPUTING = ("gates", "_squeeze", "_normalise", "beta")  # what a layer's forward computes with
@@ -87,7 +95,7 @@ def _is_worthwhile(x: Tensor) -> bool:
     if type(x) not in PLAIN or kernels.is_exporting() or torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
         return False
     # What watches PyTorch's operators, as a counter of FLOPs does, is shown these.
-    if not torch.compiler.is_compiling() and torch._C._len_torch_dispatch_stack():
+    if not torch.compiler.is_compiling() and _dispatch_modes():
         return False
     return kernels.is_faster(x)
 
@@ -105,9 +113,9 @@ def _refuse_input(x: Tensor, lengths: Tensor | None) -> Refusal | None:
         return Refusal(f"x on one of {devices}", x.device, "move x (cuda needs triton)")
     if x.dtype not in kernels.TYPES:
         return Refusal(f"x of one of {list(kernels.TYPES)}", x.dtype, "call x.float()")
-    if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
+    if _transforms() or getattr(forward_ad, "_current_level", -1) >= 0:
         return Refusal("no torch.func transform or forward-mode AD", "one", "leave it")
-    if _has_any_global_hook():  # type: ignore[no-untyped-call]
+    if any(GLOBAL_HOOKS):
         return Refusal("no hooks on all modules", "some", "remove them")
     return None
 
@@ -255,8 +263,9 @@ def _icasa_operands(layer: Any) -> Operands | Refusal:
     beta = layer.beta if layer.bounded else layer.raw_beta  # as the property, a call less
     if beta.shape != (1,):
         return Refusal("beta of shape (1,)", f"shape {tuple(beta.shape)}")
-    return sa._replace(
-        ica=ica.ica, norm_eps=ica.norm_eps, norm=ica.norm, beta=beta, residual=layer.residual
+    eps = (ica.norm_eps, sa.group_eps)
+    return Operands(
+        ica.ica, sa.sa, beta, *eps, sa.groups, sa.shuffle, residual=layer.residual, norm=ica.norm
     )
 
 
