@@ -8,12 +8,12 @@
 
 #include "native.h"
 
-int icasa_attend(const void *, void *, float *, float *, const Net *, const Shape *);
-int icasa_attend_backward(const void *, const void *, void *, float *, const Net *,
+int icasa_attend(const void *, void *, float *, float *, const Layer *, const Shape *);
+int icasa_attend_backward(const void *, const void *, void *, float *, const Layer *,
                           const Parameters *, const Shape *);
 int icasa_threads(void);
 
-enum { ROOM = 1 << 16, C = 32, M = 8, K = 3, GROUPS = 2, HALF = C / (2 * GROUPS) };
+enum { MOST = 1 << 16, C = 32, M = 8, K = 3, GROUPS = 2, HALF = C / (2 * GROUPS) };
 
 static uint64_t state;
 
@@ -22,7 +22,7 @@ static float uniform(float low, float high) {
     return low + (high - low) * (state >> 40) / (1 << 24);
 }
 
-static float *room(int64_t size, float low, float high) {
+static float *random_floats(int64_t size, float low, float high) {
     float *made = malloc(size * sizeof(float));
     for (int64_t i = 0; i < size; i++)
         made[i] = uniform(low, high);
@@ -30,15 +30,15 @@ static float *room(int64_t size, float low, float high) {
 }
 
 static Parameters parameters(int ica, int sa) {
-    Parameters p = {.beta = room(1, 0.3f, 0.7f)};
+    Parameters p = {.beta = random_floats(1, 0.3f, 0.7f)};
     float **axes[] = {&p.taps, &p.tap_bias, &p.mix, &p.mix_bias, p.to_axis, p.to_axis + 1,
                       p.to_axis + 2, p.to_axis + 3, p.norm, p.norm + 1, p.norm + 2, p.norm + 3};
     int64_t sizes[] = {C * K, C, M * C, M, C * M, C, C * M, C, M, M, M, M};
     for (int i = 0; ica && i < 12; i++)
-        *axes[i] = room(sizes[i], i == 11 ? 0.5f : -0.5f, i == 11 ? 1.5f : 0.5f);
+        *axes[i] = random_floats(sizes[i], i == 11 ? 0.5f : -0.5f, i == 11 ? 1.5f : 0.5f);
     float **halves[] = {&p.w1, &p.b1, &p.w2, &p.b2, &p.group_weight, &p.group_bias};
     for (int i = 0; sa && i < 6; i++)
-        *halves[i] = room(HALF, -0.5f, 0.5f);
+        *halves[i] = random_floats(HALF, -0.5f, 0.5f);
     return p;
 }
 
@@ -68,39 +68,40 @@ static void *as_type(const float *from, int64_t size, int type) {
 
 static void run(int ica, int sa, int type, int training, int threads, int64_t N, int64_t H, int64_t W) {
     Shape d = {N, C, H, W, sa ? GROUPS : 0, type, threads};
-    Net net = {parameters(ica, sa), M, K, training, 1e-5f, 1e-5f, sa, ica};
-    Parameters to = parameters(ica, sa);
+    Layer layer = {parameters(ica, sa), M, K, training, 1e-5f, 1e-5f, sa, ica};
+    Parameters grads = parameters(ica, sa);
     int64_t size = N * C * H * W;
-    void *x = as_type(room(size, -1, 3), size, type), *g = as_type(room(size, -1, 1), size, type);
-    void *y = room(size, 0, 0), *dx = room(size, 0, 0);
-    float *kept = room(ROOM, 0, 0), *statistics = room(2 * M, 0, 0);
+    void *x = as_type(random_floats(size, -1, 3), size, type);
+    void *g = as_type(random_floats(size, -1, 1), size, type);
+    void *y = random_floats(size, 0, 0), *dx = random_floats(size, 0, 0);
+    float *saved = random_floats(MOST, 0, 0), *statistics = random_floats(2 * M, 0, 0);
     printf("# ica %d sa %d type %d training %d threads %d N %d H %d W %d\n", ica, sa, type, training,
            threads, (int)N, (int)H, (int)W);
-    Net evaluation = net;
+    Layer evaluation = layer;
     evaluation.training = 0;
     if (!icasa_attend(x, y, 0, 0, &evaluation, &d))
         exit(1);
     print("evaluation", y, size, type);
-    if (!icasa_attend(x, y, kept, statistics, &net, &d) ||
-        !icasa_attend_backward(g, x, dx, kept, &net, &to, &d))
+    if (!icasa_attend(x, y, saved, statistics, &layer, &d) ||
+        !icasa_attend_backward(g, x, dx, saved, &layer, &grads, &d))
         exit(1);
     print("y", y, size, type);
     print("dx", dx, size, type);
     if (ica && training)
         print("statistics", statistics, 2 * M, FLOAT32);
     if (ica) {
-        print("taps", to.taps, C * K, FLOAT32);
-        print("mix", to.mix, M * C, FLOAT32);
-        print("axis", to.to_axis[2], C * M, FLOAT32);
-        print("norm", to.norm[0], M, FLOAT32);
+        print("taps", grads.taps, C * K, FLOAT32);
+        print("mix", grads.mix, M * C, FLOAT32);
+        print("axis", grads.to_axis[2], C * M, FLOAT32);
+        print("norm", grads.norm[0], M, FLOAT32);
     }
     if (sa) {
-        print("w1", to.w1, HALF, FLOAT32);
-        print("w2", to.w2, HALF, FLOAT32);
-        print("group_bias", to.group_bias, HALF, FLOAT32);
+        print("w1", grads.w1, HALF, FLOAT32);
+        print("w2", grads.w2, HALF, FLOAT32);
+        print("group_bias", grads.group_bias, HALF, FLOAT32);
     }
     if (ica && sa)
-        print("beta", to.beta, 1, FLOAT32);
+        print("beta", grads.beta, 1, FLOAT32);
 }
 
 int main(void) {

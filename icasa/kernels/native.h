@@ -49,7 +49,8 @@ enum { NONE, CHANNEL, SPATIAL };
    GNU, LLVM and Intel all answer to: none is linked, so there is never a second pool of threads, and
    the library is the same whatever compiled it. Weak: without OpenMP they are null, and one thread
    does all the work. */
-__attribute__((weak)) void GOMP_parallel(void (*)(void *), void *, unsigned threads, unsigned flags);
+__attribute__((weak)) void GOMP_parallel(void (*)(void *), void *, unsigned threads,
+                                         unsigned flags);
 __attribute__((weak)) int omp_get_thread_num(void);
 __attribute__((weak)) int omp_get_num_threads(void);
 
@@ -86,56 +87,52 @@ typedef struct {
     int32_t type, threads;
 } Shape;
 
-/* What a layer is made of, in the order of ops.py; a pointer is null where there is none. */
+/* The tensors of a layer in the order of ops.py; the pointer to one that it has not is null. */
 typedef struct {
     float *taps, *tap_bias, *mix, *mix_bias, *to_axis[4], *norm[4];
     float *w1, *b1, *w2, *b2, *group_weight, *group_bias, *beta;
 } Parameters;
 
 typedef struct {
-    Parameters of;
+    Parameters params;
     int64_t M, K, training; /* of the norm */
     float norm_eps, group_eps;
     int32_t shuffle, residual;
-} Net;
+} Layer;
 
-/* What the forward leaves to the backward. Of ICA: the gates, coded, the means z about `z_shift` of their
-   channel, and the bottleneck before the norm's weight and bias. Of each plane of either half of
-   SA: its gate and mean s, or 1 / deviation and the mean in two parts. Last, as a bias may change
-   before the backward, what this reads of them: those of the taps, of the norm and of the
-   GroupNorm, and the constant of Eq. 14. */
+/* What the forward saves for the backward. Of ICA: the gates, coded (see coded_sigmoid), the means
+   z about `z_shift` of their channel, and the bottleneck before the norm's weight and bias. Of each
+   plane of either half of SA: its gate and mean s, or 1 / deviation and the mean in two parts.
+   Last, as a bias may change before the backward, what this reads of them: those of the taps, of
+   the norm and of the GroupNorm, and the constant of Eq. 14. */
 typedef struct {
     float *g_h, *g_w, *z, *z_shift, *hat, *scale, *tap_bias, *norm_bias;
     float *gate, *s, *mean, *mean_lo, *rstd, *group_bias, *constant;
-} Kept;
+} Saved;
 
-/* The parts of `room`, and in `size`, unless null, how many elements they have together. */
-static Kept kept_in(float *room, const Net *net, Shape d, int64_t *size) {
-    Kept k = {0};
-    float *start = room;
+/* The parts of `memory`, whose size is that of empty_saved in native.py. */
+static Saved split_saved(float *memory, const Layer *layer, Shape d) {
+    Saved saved = {0};
     int64_t planes = d.N * d.C, L = d.H + d.W, half = d.groups ? d.C / (2 * d.groups) : 0;
-    if (net->of.taps) {
-        k.g_h = room;
-        k.g_w = k.g_h + planes * d.H;
-        k.z = k.g_w + planes * d.W;
-        k.hat = k.z + planes * L;
-        k.scale = k.hat + d.N * net->M * L;
-        k.norm_bias = k.scale + net->M;
-        k.z_shift = k.norm_bias + net->M;
-        k.tap_bias = k.z_shift + d.C;
-        room = k.tap_bias + d.C;
+    if (layer->params.taps) {
+        saved.g_h = memory;
+        saved.g_w = saved.g_h + planes * d.H;
+        saved.z = saved.g_w + planes * d.W;
+        saved.hat = saved.z + planes * L;
+        saved.scale = saved.hat + d.N * layer->M * L;
+        saved.norm_bias = saved.scale + layer->M;
+        saved.z_shift = saved.norm_bias + layer->M;
+        saved.tap_bias = saved.z_shift + d.C;
+        memory = saved.tap_bias + d.C;
     }
-    if (net->of.w1) {
-        float **each[] = {&k.gate, &k.s, &k.mean, &k.mean_lo, &k.rstd};
-        for (int i = 0; i < 5; i++, room += planes / 2)
-            *each[i] = room;
-        k.group_bias = room;
-        k.constant = k.group_bias + half;
-        room = k.constant + half;
+    if (layer->params.w1) {
+        float **fields[] = {&saved.gate, &saved.s, &saved.mean, &saved.mean_lo, &saved.rstd};
+        for (int i = 0; i < 5; i++, memory += planes / 2)
+            *fields[i] = memory;
+        saved.group_bias = memory;
+        saved.constant = saved.group_bias + half;
     }
-    if (size)
-        *size = room - start;
-    return k;
+    return saved;
 }
 
 /* The kind of channel c, and the index of its plane among those of its half. */
@@ -148,20 +145,20 @@ INLINE int half_of(Shape d, int64_t plane, int64_t *index) {
     return within < half ? CHANNEL : SPATIAL;
 }
 
-/* Where the shuffle takes plane (n, c) to, and where it took it from. */
-INLINE int64_t shuffled_to(Shape d, int64_t plane) {
+/* The plane that the shuffle moves a plane to, and the one that it moves there. */
+INLINE int64_t shuffle_target(Shape d, int64_t plane) {
     int64_t c = plane % d.C, half = d.C / 2;
     return plane - c + (c % half) * 2 + c / half;
 }
 
-INLINE int64_t shuffled_from(Shape d, int64_t plane) {
+INLINE int64_t shuffle_source(Shape d, int64_t plane) {
     int64_t c = plane % d.C, half = d.C / 2;
     return plane - c + (c % 2) * half + c / 2;
 }
 
-/* The end of a stretch that starts at `from`. */
-INLINE int64_t end_of(int64_t from, int64_t size) {
-    return from + BLOCK < size ? from + BLOCK : size;
+/* The end of a block that begins at `start`. */
+INLINE int64_t end_of(int64_t start, int64_t size) {
+    return start + BLOCK < size ? start + BLOCK : size;
 }
 
 typedef union {
@@ -169,66 +166,66 @@ typedef union {
     float value;
 } Float;
 
-VECTORISED static void widen(const uint16_t *restrict from, float *restrict to, int64_t size,
+VECTORISED static void widen(const uint16_t *restrict in, float *restrict out, int64_t size,
                              int type) {
     if (type == BFLOAT16) {
         LANES
         for (int64_t i = 0; i < size; i++)
-            to[i] = ((Float){(uint32_t)from[i] << 16}).value;
+            out[i] = ((Float){(uint32_t)in[i] << 16}).value;
         return;
     }
     LANES
     for (int64_t i = 0; i < size; i++) {
-        uint32_t magnitude = from[i] & 0x7fffu, sign = (from[i] & 0x8000u) << 16;
+        uint32_t magnitude = in[i] & 0x7fffu, sign = (in[i] & 0x8000u) << 16;
         Float normal = {(magnitude << 13) + (112u << 23)}; /* the exponent's bias is 15, not 127 */
         Float f = {.value = (float)(int32_t)magnitude * 0x1p-24f};
         f.bits = magnitude < 0x400u ? f.bits : normal.bits;
-        f.bits |= sign | (magnitude < 0x7c00u ? 0 : 0x7f800000u); /* infinity, or no number */
-        to[i] = f.value;
+        f.bits |= sign | (magnitude < 0x7c00u ? 0 : 0x7f800000u); /* infinity, or NaN */
+        out[i] = f.value;
     }
 }
 
-/* Rounds to the nearest, to even where two are as near. */
-VECTORISED static void narrow(const float *restrict from, uint16_t *restrict to, int64_t size,
+/* Rounds to the nearest number, and a tie to the even one. */
+VECTORISED static void narrow(const float *restrict in, uint16_t *restrict out, int64_t size,
                               int type) {
     if (type == BFLOAT16) {
         LANES
         for (int64_t i = 0; i < size; i++) {
-            uint32_t bits = ((Float){.value = from[i]}).bits;
+            uint32_t bits = ((Float){.value = in[i]}).bits;
             uint32_t rounded = (bits + 0x7fffu + (bits >> 16 & 1)) >> 16;
-            to[i] = (bits & 0x7fffffffu) > 0x7f800000u ? 0x7fc0u : rounded;
+            out[i] = (bits & 0x7fffffffu) > 0x7f800000u ? 0x7fc0u : rounded;
         }
         return;
     }
     LANES
     for (int64_t i = 0; i < size; i++) {
-        Float f = {.value = from[i]};
+        Float f = {.value = in[i]};
         uint32_t sign = f.bits >> 16 & 0x8000u, bits = f.bits & 0x7fffffffu;
         uint32_t normal = (bits - (112u << 23) + 0xfffu + (bits >> 13 & 1)) >> 13;
         Float small = {bits};
         small.value += 0.5f; /* whose last bit is the smallest number of the type */
         uint32_t half = bits < 0x38800000u ? small.bits - 0x3f000000u : normal;
         half = bits < 0x47800000u ? half : 0x7c00u;
-        to[i] = sign | (bits > 0x7f800000u ? 0x7e00u : half);
+        out[i] = sign | (bits > 0x7f800000u ? 0x7e00u : half);
     }
 }
 
-/* A plane of x from element `at` on: where it lies, or in `room` as float32. */
-INLINE const float *read(const void *x, int64_t at, float *room, Shape d) {
+/* A plane of x from element `at` on: x itself, or a float32 copy in `scratch`. */
+INLINE const float *load_plane(const void *x, int64_t at, float *scratch, Shape d) {
     if (d.type == FLOAT32)
         return (const float *)x + at;
-    widen((const uint16_t *)x + at, room, d.H * d.W, d.type);
-    return room;
+    widen((const uint16_t *)x + at, scratch, d.H * d.W, d.type);
+    return scratch;
 }
 
-/* Where to make a plane of y, to be written by `write`. */
-INLINE float *made_in(void *y, int64_t at, float *room, Shape d) {
-    return d.type == FLOAT32 ? (float *)y + at : room;
+/* Memory for a plane of y in float32: y itself, or `scratch`, which store_plane rounds to y. */
+INLINE float *output_plane(void *y, int64_t at, float *scratch, Shape d) {
+    return d.type == FLOAT32 ? (float *)y + at : scratch;
 }
 
-INLINE void write(void *y, int64_t at, const float *made, Shape d) {
+INLINE void store_plane(void *y, int64_t at, const float *plane, Shape d) {
     if (d.type != FLOAT32)
-        narrow(made, (uint16_t *)y + at, d.H * d.W, d.type);
+        narrow(plane, (uint16_t *)y + at, d.H * d.W, d.type);
 }
 
 /* exp(-t) = 2^n exp(r) with |r| <= ln 2 / 2, by its series to r^7 (2^-27); infinity below -88.4. */
@@ -251,18 +248,18 @@ INLINE float exp_minus(float t) {
 
 INLINE float sigmoid(float t) { return 1.0f / (1.0f + exp_minus(t)); }
 
-/* Likewise, and 1 - sigmoid(t), which by subtraction would lose its digits near 0. */
-INLINE float sigmoid_and_rest(float t, float *rest) {
+/* Also returns 1 - sigmoid(t), of which a subtraction would lose the digits near 0. */
+INLINE float sigmoid_and_complement(float t, float *complement) {
     float e = exp_minus(t), s = 1.0f / (1.0f + e), es = e * s;
-    *rest = es < 1.0f ? es : 1.0f; /* also where e is infinite and s is 0 */
+    *complement = es < 1.0f ? es : 1.0f; /* also where e is infinite and s is 0 */
     return s;
 }
 
-/* A gate g above a half is kept as g - 1, of which float32 has more digits; hence it, and its
-   derivative g (1 - g). */
+/* A gate g above 1/2 is saved as g - 1, of which float32 has more digits; gate_of returns it, and
+   gate_slope its derivative g (1 - g). */
 INLINE float coded_sigmoid(float t) {
-    float rest, s = sigmoid_and_rest(t, &rest);
-    return s <= 0.5f ? s : -rest;
+    float complement, s = sigmoid_and_complement(t, &complement);
+    return s > 0.5f ? -complement : s; /* NaN stays */
 }
 
 INLINE float gate_of(float code) { return code < 0 ? 1 + code : code; }
@@ -273,12 +270,13 @@ INLINE double gate_slope(double code) {
     return code > -0x1p-53 ? 0 : -code * (1 + code); /* 0 as in float64 */
 }
 
-/* Gates of a line; returns `to`. */
-VECTORISED static const float *decode(const float *restrict code, float *restrict to, int64_t size) {
+/* Decodes the gates of a row or a column to `out`, and returns it. */
+VECTORISED static const float *decode(const float *restrict code, float *restrict out,
+                                     int64_t size) {
     LANES
     for (int64_t i = 0; i < size; i++)
-        to[i] = gate_of(code[i]);
-    return to;
+        out[i] = gate_of(code[i]);
+    return out;
 }
 
 /* h_swish and its derivative */

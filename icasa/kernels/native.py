@@ -19,7 +19,7 @@ WIDEST = 64  # most channels M and taps k that a kernel holds in registers
 TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 
 # The structures of native.h: packing one takes a tenth of the time of ctypes.
-SHAPE, PARAMETERS, NET = Struct("5q2i"), Struct("19P"), Struct("19P3q2f2i")
+SHAPE, PARAMETERS, LAYER = Struct("5q2i"), Struct("19P"), Struct("19P3q2f2i")
 
 
 def _load(path: Path) -> tuple[Any, str]:
@@ -138,7 +138,7 @@ def _pack(
         for p in _in_order(ica, sa, beta)
     ]
     options = training, norm_eps, group_eps, shuffle, residual
-    return NET.pack(*_addresses(tensors), M, K, *options), tensors
+    return LAYER.pack(*_addresses(tensors), M, K, *options), tensors
 
 
 def _spaced(weights: Sequence[Tensor]) -> list[Tensor | None]:

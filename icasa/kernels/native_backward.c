@@ -7,12 +7,12 @@
 /* Sum of g * x. */
 INLINE double product(const float *g, const float *x, int64_t size) {
     double total = 0;
-    for (int64_t from = 0; from < size; from += BLOCK) {
-        float part = 0;
-        SUM(part)
-        for (int64_t i = from; i < end_of(from, size); i++)
-            part += g[i] * x[i];
-        total += part;
+    for (int64_t start = 0; start < size; start += BLOCK) {
+        float sum = 0;
+        SUM(sum)
+        for (int64_t i = start; i < end_of(start, size); i++)
+            sum += g[i] * x[i];
+        total += sum;
     }
     return total;
 }
@@ -26,25 +26,25 @@ VECTORISED static double plane_sum(const float *g, const float *x, int64_t size)
     return total;
 }
 
-/* Eq. 14 of one plane: t = hat * gain + constant of hat = (x - mean) * rstd + rest, where `rest` is
-   what the mean lost when it was rounded. */
+/* Eq. 14 of one plane: t = hat * gain + constant with hat = (x - mean) * rstd + offset, where
+   `offset` is the part of the mean below float32. */
 typedef struct {
-    float mean, rstd, rest, gain, constant;
+    float mean, rstd, offset, gain, constant;
 } Line;
 
-INLINE float normed(float x, Line n) { return (x - n.mean) * n.rstd + n.rest; }
+INLINE float normed(float x, Line n) { return (x - n.mean) * n.rstd + n.offset; }
 
 /* Sums of g * x * sigmoid(t), and of its derivative by t with hat and without. */
 VECTORISED static void element_sums(const float *restrict g, const float *restrict x, Line n,
                                     double *total, int64_t size) {
     total[0] = total[1] = total[2] = 0;
-    for (int64_t from = 0; from < size; from += BLOCK) {
+    for (int64_t start = 0; start < size; start += BLOCK) {
         float gated = 0, slope = 0, shift = 0;
         SUM(gated, slope, shift)
-        for (int64_t i = from; i < end_of(from, size); i++) {
-            float hat = normed(x[i], n), rest;
-            float s = sigmoid_and_rest(hat * n.gain + n.constant, &rest);
-            float gxs = g[i] * x[i] * s, dt = gxs * rest;
+        for (int64_t i = start; i < end_of(start, size); i++) {
+            float hat = normed(x[i], n), complement;
+            float s = sigmoid_and_complement(hat * n.gain + n.constant, &complement);
+            float gxs = g[i] * x[i] * s, dt = gxs * complement;
             gated += gxs;
             slope += dt * hat;
             shift += dt;
@@ -82,7 +82,7 @@ INLINE void multiply_lines(const float *restrict g, const float *restrict x,
 }
 
 /* Gradients t_h and t_w of the sum of g * x * g_h * g_w * beta before the sigmoids of the gates,
-   which are coded; returns that of beta. Rooms for W elements. */
+   which are coded; returns that of beta. Scratch for W columns and a row. */
 VECTORISED static double axis_sums(const float *g, const float *x, const float *code_h,
                                    const float *code_w, float *t_h, float *t_w, float beta,
                                    double *columns, float *line, int64_t H, int64_t W) {
@@ -94,13 +94,14 @@ VECTORISED static double axis_sums(const float *g, const float *x, const float *
         double rows[4] = {0};
         float g_h[4];
         decode(code_h + top, g_h, lines);
-        for (int64_t from = 0; from < W; from += BLOCK) {
-            int64_t count = end_of(from, W) - from;
+        for (int64_t start = 0; start < W; start += BLOCK) {
+            int64_t count = end_of(start, W) - start;
             if (lines == 4)
-                multiply_lines(g + from, x + from, g_w + from, g_h, columns + from, rows, count, W);
+                multiply_lines(g + start, x + start, g_w + start, g_h, columns + start, rows, count,
+                               W);
             else
-                for (int64_t r = 0, at = from; r < lines; r++, at += W)
-                    rows[r] += multiply_line(g + at, x + at, g_w + from, g_h[r], columns + from,
+                for (int64_t r = 0, at = start; r < lines; r++, at += W)
+                    rows[r] += multiply_line(g + at, x + at, g_w + start, g_h[r], columns + start,
                                              count);
         }
         for (int64_t r = 0; r < lines; r++) {
@@ -113,61 +114,62 @@ VECTORISED static double axis_sums(const float *g, const float *x, const float *
     return total;
 }
 
-/* What a plane adds to the gradient of beta and to those of two parameters of SA's gate, and what its
-   elements have of its moments: the channel half a constant, the other half the mean of dt, the
-   derivative by t, and that of dt * hat. */
+/* What a plane adds to the gradients of beta and of the weight and bias of its gate, and what dx
+   has of its moments: in the channel half a constant, in the spatial half a function of the means
+   of dt, the derivative by t, and of dt * hat. */
 typedef struct {
-    double beta, first, second;
+    double beta, weight, bias;
     float constant, dt, dt_hat;
 } Plane;
 
-/* Eq. 14 of plane i of the spatial half, whose parameters are number j. */
-INLINE Line line_of(const Net *net, const Kept *k, int64_t i, int64_t j) {
-    float gain = net->of.w2[j] * net->of.group_weight[j];
-    return (Line){k->mean[i], k->rstd[i], -k->mean_lo[i] * k->rstd[i], gain, k->constant[j]};
+/* Eq. 14 of plane i of the spatial half, with parameters j. */
+INLINE Line line_of(const Layer *layer, const Saved *saved, int64_t i, int64_t j) {
+    float gain = layer->params.w2[j] * layer->params.group_weight[j];
+    return (Line){saved->mean[i], saved->rstd[i], -saved->mean_lo[i] * saved->rstd[i], gain,
+                  saved->constant[j]};
 }
 
-/* The first pass over plane p; t (N, C, L) gets the gradients before the sigmoids of the axes. */
-static void plane_gradients(const void *g, const void *x, const Net *net, const Kept *k, Plane *to,
-                            float *t, int64_t p, float *room, double *columns,
+/* The first pass over plane p; t (N, C, L) receives the gradients before the axes' sigmoids. */
+static void plane_gradients(const void *g, const void *x, const Layer *layer, const Saved *saved,
+                            Plane *out, float *t, int64_t p, float *scratch, double *columns,
                             Shape d) {
-    float *line = room;
-    room += d.W;
-    int64_t size = d.H * d.W, L = d.H + d.W, i = 0, at = net->shuffle ? shuffled_to(d, p) : p;
-    int kind = half_of(d, p, &i), both = kind != NONE && k->g_h;
-    float beta = both ? *net->of.beta : 1, rest = both ? 1 - beta : 1;
-    const float *in = read(x, p * size, room, d);
-    *to = (Plane){0};
+    float *line = scratch;
+    scratch += d.W;
+    int64_t size = d.H * d.W, L = d.H + d.W, i = 0, at = layer->shuffle ? shuffle_target(d, p) : p;
+    int kind = half_of(d, p, &i), both = kind != NONE && saved->g_h;
+    float beta = both ? *layer->params.beta : 1, one_minus_beta = both ? 1 - beta : 1;
+    const float *in = load_plane(x, p * size, scratch, d);
+    *out = (Plane){0};
     if (kind != NONE) {
-        const Parameters *of = &net->of;
+        const Parameters *params = &layer->params;
         int64_t j = p % d.C % (d.C / (2 * d.groups));
-        const float *gv = read(g, at * size, room + size, d);
+        const float *gv = load_plane(g, at * size, scratch + size, d);
         if (kind == CHANNEL) {
-            double gate = k->gate[i], total = plane_sum(gv, in, size);
-            to->beta = -total * gate;
-            to->second = total * rest * gate * (1 - gate);
-            to->first = to->second * k->s[i];
-            to->constant = to->second * of->w1[j] / size;
+            double gate = gate_of(saved->gate[i]), total = plane_sum(gv, in, size);
+            out->beta = -total * gate;
+            out->bias = total * one_minus_beta * gate_slope(saved->gate[i]);
+            out->weight = out->bias * saved->s[i];
+            out->constant = out->bias * params->w1[j] / size;
         } else {
             double total[3];
-            Line n = line_of(net, k, i, j);
+            Line n = line_of(layer, saved, i, j);
             element_sums(gv, in, n, total, size);
-            to->beta = -total[0];
-            to->first = total[1] * rest;
-            to->second = total[2] * rest;
-            to->dt = total[2] / size;
-            to->dt_hat = total[1] / size;
+            out->beta = -total[0];
+            out->weight = total[1] * one_minus_beta;
+            out->bias = total[2] * one_minus_beta;
+            out->dt = total[2] / size;
+            out->dt_hat = total[1] / size;
         }
     }
-    if (k->g_h) {
-        const float *gp = read(g, p * size, room + size, d);
-        to->beta += axis_sums(gp, in, k->g_h + p * d.H, k->g_w + p * d.W, t + p * L,
+    if (saved->g_h) {
+        const float *gp = load_plane(g, p * size, scratch + size, d);
+        out->beta += axis_sums(gp, in, saved->g_h + p * d.H, saved->g_w + p * d.W, t + p * L,
                               t + p * L + d.H, beta, columns, line, d.H, d.W);
     }
 }
 
 /* dx = g * gate + constant */
-VECTORISED static void scale(const float *restrict g, float *restrict dx, float gate,
+VECTORISED static void gate_plane_backward(const float *restrict g, float *restrict dx, float gate,
                              float constant, int64_t size) {
     LANES
     for (int64_t i = 0; i < size; i++)
@@ -175,21 +177,21 @@ VECTORISED static void scale(const float *restrict g, float *restrict dx, float 
 }
 
 /* dx of g * x * sigmoid(t) * gate, with the means of dt and dt * hat over the plane. */
-VECTORISED static void ungate_elements(const float *restrict g, const float *restrict x,
+VECTORISED static void gate_elements_backward(const float *restrict g, const float *restrict x,
                                        float *restrict dx, float gate, Line n, float mean,
                                        float mean_hat, int64_t size) {
     float a = size > 1 ? n.gain * n.rstd : 0; /* a single element is its own mean */
     LANES
     for (int64_t i = 0; i < size; i++) {
-        float hat = normed(x[i], n), rest;
-        float s = sigmoid_and_rest(hat * n.gain + n.constant, &rest);
-        float dt = g[i] * x[i] * s * rest;
+        float hat = normed(x[i], n), complement;
+        float s = sigmoid_and_complement(hat * n.gain + n.constant, &complement);
+        float dt = g[i] * x[i] * s * complement;
         dx[i] = (g[i] * s + a * (dt - mean - hat * mean_hat)) * gate;
     }
 }
 
 /* g * g_h * g_w * beta + dz_h / W + dz_w / H, put into dx or added to it; g_h is coded. */
-VECTORISED static void ungate_axes(const float *restrict g, float *restrict dx,
+VECTORISED static void gate_axes_backward(const float *restrict g, float *restrict dx,
                                    const float *restrict g_h, const float *restrict g_w,
                                    const float *restrict dz_h, const float *restrict dz_w,
                                    float beta, int added, int64_t H, int64_t W) {
@@ -209,53 +211,56 @@ VECTORISED static void ungate_axes(const float *restrict g, float *restrict dx,
 }
 
 /* The second pass over plane p, with dz (N, C, L) the gradients of the means. */
-static void unmix(const void *g, const void *x, void *dx, const Net *net, const Kept *k,
-                  const Plane *with, const float *dz, int64_t p, float *room, Shape d) {
-    int64_t size = d.H * d.W, L = d.H + d.W, i = 0, at = net->shuffle ? shuffled_to(d, p) : p;
-    int kind = half_of(d, p, &i), both = kind != NONE && k->g_h;
-    float beta = both ? *net->of.beta : 1, rest = both ? 1 - beta : 1;
-    float *line = room;
-    room += d.W;
-    float *out = made_in(dx, p * size, room + 2 * size, d);
+static void mix_backward(const void *g, const void *x, void *dx, const Layer *layer,
+                         const Saved *saved, const Plane *plane, const float *dz, int64_t p,
+                         float *scratch, Shape d) {
+    int64_t size = d.H * d.W, L = d.H + d.W, i = 0, at = layer->shuffle ? shuffle_target(d, p) : p;
+    int kind = half_of(d, p, &i), both = kind != NONE && saved->g_h;
+    float beta = both ? *layer->params.beta : 1, one_minus_beta = both ? 1 - beta : 1;
+    float *line = scratch;
+    scratch += d.W;
+    float *out = output_plane(dx, p * size, scratch + 2 * size, d);
     if (kind != NONE) {
         int64_t j = p % d.C % (d.C / (2 * d.groups));
-        const float *gv = read(g, at * size, room + size, d);
+        const float *gv = load_plane(g, at * size, scratch + size, d);
         if (kind == CHANNEL)
-            scale(gv, out, k->gate[i] * rest, with->constant, size);
+            gate_plane_backward(gv, out, gate_of(saved->gate[i]) * one_minus_beta, plane->constant,
+                                size);
         else
-            ungate_elements(gv, read(x, p * size, room, d), out, rest, line_of(net, k, i, j),
-                            with->dt, with->dt_hat, size);
+            gate_elements_backward(gv, load_plane(x, p * size, scratch, d), out, one_minus_beta,
+                                   line_of(layer, saved, i, j), plane->dt, plane->dt_hat, size);
     }
-    if (k->g_h || net->residual) {
-        const float *gp = read(g, p * size, room + size, d);
-        if (k->g_h)
-            ungate_axes(gp, out, k->g_h + p * d.H, decode(k->g_w + p * d.W, line, d.W), dz + p * L,
-                        dz + p * L + d.H, beta, both, d.H, d.W);
-        if (net->residual)
+    if (saved->g_h || layer->residual) {
+        const float *gp = load_plane(g, p * size, scratch + size, d);
+        if (saved->g_h)
+            gate_axes_backward(gp, out, saved->g_h + p * d.H,
+                               decode(saved->g_w + p * d.W, line, d.W), dz + p * L,
+                               dz + p * L + d.H, beta, both, d.H, d.W);
+        if (layer->residual)
             add(gp, out, size);
     }
-    write(dx, p * size, out, d);
+    store_plane(dx, p * size, out, d);
 }
 
 /* From t, the gradient at a tile before the gates' sigmoids, that before h_swish, dn (N, M, L), and
    h (N, M, L), what h_swish gave. */
-VECTORISED static void unexpand(const float *t, const Net *net, const Kept *k, float *h, float *dn,
-                                Tile tile, Shape d) {
+VECTORISED static void expand_backward(const float *t, const Layer *layer, const Saved *saved,
+                                       float *h, float *dn, Tile tile, Shape d) {
     double sum[WIDEST][TILE] = {{0}}, u[CHANNELS][TILE] = {{0}};
-    const float *weight = net->of.to_axis[2 * tile.axis];
+    const float *weight = layer->params.to_axis[2 * tile.axis];
     int64_t L = d.H + d.W;
     for (int64_t first = 0; first < d.C; first += CHANNELS) {
         int64_t count = d.C - first < CHANNELS ? d.C - first : CHANNELS;
         for (int64_t c = 0; c < count; c++)
             for (int64_t i = 0; i < tile.count; i++)
                 u[c][i] = t[(tile.n * d.C + first + c) * L + tile.start + i];
-        multiply(weight + first * net->M, u, sum, net->M, count, 1, net->M);
+        multiply(weight + first * layer->M, u, sum, layer->M, count, 1, layer->M);
     }
-    for (int64_t m = 0; m < net->M; m++) {
-        float gain = net->of.norm[0] ? net->of.norm[0][m] : 1;
-        int64_t at = (tile.n * net->M + m) * L + tile.start;
+    for (int64_t m = 0; m < layer->M; m++) {
+        float gain = layer->params.norm[0] ? layer->params.norm[0][m] : 1;
+        int64_t at = (tile.n * layer->M + m) * L + tile.start;
         for (int64_t i = 0; i < tile.count; i++) {
-            float normed = k->hat[at + i] * gain + k->norm_bias[m];
+            float normed = saved->hat[at + i] * gain + saved->norm_bias[m];
             h[at + i] = h_swish(normed);
             double slope = h_swish_slope(normed);
             dn[at + i] = slope != 0 ? sum[m][i] * slope : 0; /* also where the sum is infinite */
@@ -263,45 +268,47 @@ VECTORISED static void unexpand(const float *t, const Net *net, const Kept *k, f
     }
 }
 
-/* Turns row m of dn into the gradient before the norm; returns its sum. */
-VECTORISED static double unnormalise(float *dn, const Net *net, const Kept *k,
-                                     const Parameters *to, int64_t m, Shape d) {
+/* Replaces row m of dn by the gradient before the norm; returns its sum. */
+VECTORISED static double norm_backward(float *dn, const Layer *layer, const Saved *saved,
+                                       const Parameters *grads, int64_t m, Shape d) {
     int64_t L = d.H + d.W;
-    double total = 0, weighed = 0, count = (double)d.N * L;
+    double total = 0, weighted = 0, count = (double)d.N * L;
     for (int64_t n = 0; n < d.N; n++) {
-        int64_t at = (n * net->M + m) * L;
+        int64_t at = (n * layer->M + m) * L;
         SUM(total)
         for (int64_t l = at; l < at + L; l++)
             total += dn[l];
-        weighed += product(dn + at, k->hat + at, L);
+        weighted += product(dn + at, saved->hat + at, L);
     }
-    if (!net->of.norm[0])
+    if (!layer->params.norm[0])
         return total;
-    to->norm[0][m] = weighed;
-    to->norm[1][m] = total;
-    float gain = net->of.norm[0][m] * k->scale[m], mean = total / count, slope = weighed / count;
+    grads->norm[0][m] = weighted;
+    grads->norm[1][m] = total;
+    float gain = layer->params.norm[0][m] * saved->scale[m];
+    float mean = total / count, slope = weighted / count;
     for (int64_t n = 0; n < d.N; n++) {
-        float *row = dn + (n * net->M + m) * L;
-        const float *hat = k->hat + (n * net->M + m) * L;
+        float *row = dn + (n * layer->M + m) * L;
+        const float *hat = saved->hat + (n * layer->M + m) * L;
         LANES
         for (int64_t l = 0; l < L; l++)
-            row[l] = gain * (net->training ? row[l] - mean - hat[l] * slope : row[l]);
+            row[l] = gain * (layer->training ? row[l] - mean - hat[l] * slope : row[l]);
     }
-    return net->training ? 0 : gain * total;
+    return layer->training ? total - total : gain * total; /* 0, unless it is not finite */
 }
 
-/* What channel c has of the gradients of the convolutions; t becomes the gradient of its means.
+/* Gradients of the convolutions for channel c; t becomes the gradient of its means.
    dp (N, M, L) is that of the bottleneck, `sums` (M) its sums. Means are as the forward saved them,
-   and what its shift left out goes by these sums, which are zero behind a norm in training.
-   Room for three rows of L + K. */
-VECTORISED static void channel_gradients(const Net *net, const Kept *k, const float *h,
+   and the part of the shift follows from these sums, which are zero behind a norm in training.
+   Scratch for three rows of L + K. */
+VECTORISED static void channel_gradients(const Layer *layer, const Saved *saved, const float *h,
                                          const float *dp, const double *sums, float *t,
-                                         const Parameters *to, int64_t c, float *room, Shape d) {
-    int64_t L = d.H + d.W, M = net->M, K = net->K, pad = K / 2;
-    float *z = room, *du = room + L + K, *u = du + L + K, shift = k->z_shift[c];
-    const float *taps = net->of.taps + c * K;
+                                         const Parameters *grads, int64_t c, float *scratch,
+                                         Shape d) {
+    int64_t L = d.H + d.W, M = layer->M, K = layer->K, pad = K / 2;
+    float *z = scratch, *du = scratch + L + K, *u = du + L + K, shift = saved->z_shift[c];
+    const float *taps = layer->params.taps + c * K;
     double mix[WIDEST] = {0}, tap[WIDEST] = {0}, axis[2][WIDEST] = {{0}}, bias[2] = {0};
-    double level = k->tap_bias[c], sum = 0;
+    double level = saved->tap_bias[c], sum = 0;
     for (int64_t i = 0; i < pad; i++) {
         z[i] = z[L + pad + i] = -shift; /* zero, about the shift */
         du[i] = du[L + pad + i] = 0;
@@ -309,7 +316,7 @@ VECTORISED static void channel_gradients(const Net *net, const Kept *k, const fl
     for (int64_t n = 0; n < d.N; n++) {
         float *row = t + (n * d.C + c) * L;
         const float *hn = h + n * M * L, *dpn = dp + n * M * L;
-        memcpy(z + pad, k->z + (n * d.C + c) * L, L * sizeof(float));
+        memcpy(z + pad, saved->z + (n * d.C + c) * L, L * sizeof(float));
         memset(du + pad, 0, L * sizeof(float));
         memset(u, 0, L * sizeof(float));
         for (int64_t i = 0; i < K; i++)
@@ -317,7 +324,7 @@ VECTORISED static void channel_gradients(const Net *net, const Kept *k, const fl
             for (int64_t l = 0; l < L; l++)
                 u[l] += taps[i] * z[l + i];
         for (int64_t m = 0; m < M; m++) {
-            float weight = net->of.mix[m * d.C + c];
+            float weight = layer->params.mix[m * d.C + c];
             LANES
             for (int64_t l = 0; l < L; l++)
                 du[pad + l] += weight * dpn[m * L + l];
@@ -338,49 +345,49 @@ VECTORISED static void channel_gradients(const Net *net, const Kept *k, const fl
     for (int64_t i = 0; i < K; i++)
         level += (double)taps[i] * shift;
     for (int64_t m = 0; m < M; m++) {
-        sum += net->of.mix[m * d.C + c] * sums[m];
-        to->mix[m * d.C + c] = mix[m] + level * sums[m];
-        to->to_axis[0][c * M + m] = axis[0][m];
-        to->to_axis[2][c * M + m] = axis[1][m];
+        sum += layer->params.mix[m * d.C + c] * sums[m];
+        grads->mix[m * d.C + c] = mix[m] + level * sums[m];
+        grads->to_axis[0][c * M + m] = axis[0][m];
+        grads->to_axis[2][c * M + m] = axis[1][m];
     }
     for (int64_t i = 0; i < K; i++)
-        to->taps[c * K + i] = tap[i] + shift * sum;
-    to->tap_bias[c] = sum;
-    to->to_axis[1][c] = bias[0];
-    to->to_axis[3][c] = bias[1];
+        grads->taps[c * K + i] = tap[i] + shift * sum;
+    grads->tap_bias[c] = sum;
+    grads->to_axis[1][c] = bias[0];
+    grads->to_axis[3][c] = bias[1];
 }
 
-/* Gradients of SA's parameters and of beta, by what the planes have. */
-static void reduce(const Plane *planes, const Net *net, const Kept *k, const Parameters *to,
-                   double *room, Shape d) {
+/* Gradients of SA's parameters and of beta: sums over the planes. */
+static void reduce(const Plane *planes, const Layer *layer, const Saved *saved,
+                   const Parameters *grads, double *scratch, Shape d) {
     double beta = 0;
     for (int64_t p = 0; p < d.N * d.C; p++)
         beta += planes[p].beta;
-    if (to->beta)
-        *to->beta = beta;
-    if (!to->w1)
+    if (grads->beta)
+        *grads->beta = beta;
+    if (!grads->w1)
         return;
     int64_t half = d.C / (2 * d.groups);
-    double *w1 = room, *b1 = w1 + half, *a = b1 + half, *b2 = a + half;
-    memset(room, 0, 4 * half * sizeof(double));
+    double *w1 = scratch, *b1 = w1 + half, *a = b1 + half, *b2 = a + half;
+    memset(scratch, 0, 4 * half * sizeof(double));
     for (int64_t p = 0; p < d.N * d.C; p++) {
         int64_t i = 0, j = p % d.C % half;
         if (half_of(d, p, &i) == CHANNEL) {
-            w1[j] += planes[p].first;
-            b1[j] += planes[p].second;
+            w1[j] += planes[p].weight;
+            b1[j] += planes[p].bias;
         } else {
-            a[j] += planes[p].first;
-            b2[j] += planes[p].second;
+            a[j] += planes[p].weight;
+            b2[j] += planes[p].bias;
         }
     }
     for (int64_t j = 0; j < half; j++) {
-        double w2 = net->of.w2[j];
-        to->w1[j] = w1[j];
-        to->b1[j] = b1[j];
-        to->w2[j] = a[j] * net->of.group_weight[j] + b2[j] * k->group_bias[j];
-        to->b2[j] = b2[j];
-        to->group_weight[j] = a[j] * w2;
-        to->group_bias[j] = b2[j] * w2;
+        double w2 = layer->params.w2[j];
+        grads->w1[j] = w1[j];
+        grads->b1[j] = b1[j];
+        grads->w2[j] = a[j] * layer->params.group_weight[j] + b2[j] * saved->group_bias[j];
+        grads->b2[j] = b2[j];
+        grads->group_weight[j] = a[j] * w2;
+        grads->group_bias[j] = b2[j] * w2;
     }
 }
 
@@ -388,74 +395,75 @@ static void reduce(const Plane *planes, const Net *net, const Kept *k, const Par
 typedef struct {
     const void *g, *x;
     void *dx;
-    const Net *net;
-    Kept k;
+    const Layer *layer;
+    Saved saved;
     Plane *work;
-    float *t, *h, *dn, *room;
+    float *t, *h, *dn, *scratch;
     double *columns; /* W for each thread */
     const double *sums;
-    const Parameters *to;
-    int64_t each; /* floats of room a thread */
+    const Parameters *grads;
+    int64_t each; /* floats of scratch for each thread */
     Shape d;
 } Backward;
 
-static void unmix_step(const void *call, int64_t p, int64_t thread) {
+static void mix_step(const void *call, int64_t p, int64_t thread) {
     const Backward *b = call;
-    float *room = b->room + thread * b->each;
-    unmix(b->g, b->x, b->dx, b->net, &b->k, b->work + p, b->t, p, room, b->d);
+    float *scratch = b->scratch + thread * b->each;
+    mix_backward(b->g, b->x, b->dx, b->layer, &b->saved, b->work + p, b->t, p, scratch, b->d);
 }
 
 static void plane_step(const void *call, int64_t p, int64_t thread) {
     const Backward *b = call;
-    float *room = b->room + thread * b->each;
-    plane_gradients(b->g, b->x, b->net, &b->k, b->work + p, b->t, p, room,
+    float *scratch = b->scratch + thread * b->each;
+    plane_gradients(b->g, b->x, b->layer, &b->saved, b->work + p, b->t, p, scratch,
                     b->columns + thread * b->d.W, b->d);
-    if (!b->net->of.taps) /* else its gradient wants the whole batch */
-        unmix_step(call, p, thread);
+    if (!b->layer->params.taps) /* else dx needs the whole batch */
+        mix_step(call, p, thread);
 }
 
-static void unexpand_step(const void *call, int64_t i, int64_t thread) {
+static void expand_step(const void *call, int64_t i, int64_t thread) {
     const Backward *b = call;
-    unexpand(b->t, b->net, &b->k, b->h, b->dn, tile_at(i, b->d), b->d);
+    expand_backward(b->t, b->layer, &b->saved, b->h, b->dn, tile_at(i, b->d), b->d);
 }
 
 static void channel_step(const void *call, int64_t c, int64_t thread) {
     const Backward *b = call;
-    float *room = b->room + thread * b->each;
-    channel_gradients(b->net, &b->k, b->h, b->dn, b->sums, b->t, b->to, c, room, b->d);
+    float *scratch = b->scratch + thread * b->each;
+    channel_gradients(b->layer, &b->saved, b->h, b->dn, b->sums, b->t, b->grads, c, scratch, b->d);
 }
 
-/* Gradients of sum(g * y); `to` has rooms for those of the parameters. Returns 0 where memory ran
-   out. */
-int icasa_attend_backward(const void *g, const void *x, void *dx, float *kept, const Net *net,
-                          const Parameters *to, const Shape *shape) {
+/* Computes the gradients of sum(g * y), those of the parameters into `grads`. Returns 0 where
+   memory ran out. */
+int icasa_attend_backward(const void *g, const void *x, void *dx, float *saved, const Layer *layer,
+                          const Parameters *grads, const Shape *shape) {
     Shape d = *shape;
     int64_t size = d.H * d.W, L = d.H + d.W, planes = d.N * d.C;
-    int64_t lines = net->of.taps ? planes * L : 0, squeezed = lines ? d.N * net->M * L : 0;
-    int64_t wide = d.type != FLOAT32 ? 3 * size + d.W : d.W, narrow = lines ? 3 * (L + net->K) : 0;
-    int64_t each = wide > narrow ? wide : narrow;
-    int64_t rooms = d.threads * each, half = d.groups ? d.C / (2 * d.groups) : 0;
+    int64_t lines = layer->params.taps ? planes * L : 0, squeezed = lines ? d.N * layer->M * L : 0;
+    int64_t plane = d.type != FLOAT32 ? 3 * size + d.W : d.W;
+    int64_t channel = lines ? 3 * (L + layer->K) : 0, each = plane > channel ? plane : channel;
+    int64_t all = d.threads * each, half = d.groups ? d.C / (2 * d.groups) : 0;
     int64_t doubles = 4 * half + d.threads * d.W;
     Plane *work = malloc(planes * sizeof(Plane) + doubles * sizeof(double) +
-                         (lines + 2 * squeezed + rooms) * sizeof(float));
+                         (lines + 2 * squeezed + all) * sizeof(float));
     if (!work)
         return 0;
     double *totals = (double *)(work + planes), sums[WIDEST];
     double *columns = totals + 4 * half;
-    float *t = (float *)(totals + doubles), *h = t + lines, *dn = h + squeezed, *room = dn + squeezed;
-    Backward b = {g, x, dx, net, kept_in(kept, net, d, 0), work, t, h,
-                  dn, room, columns, sums, to, each, d};
+    float *t = (float *)(totals + doubles), *h = t + lines, *dn = h + squeezed,
+          *scratch = dn + squeezed;
+    Backward b = {g, x, dx, layer, split_saved(saved, layer, d), work, t, h,
+                  dn, scratch, columns, sums, grads, each, d};
     parallel_for(plane_step, &b, planes, d.threads);
     if (lines) {
-        parallel_for(unexpand_step, &b, d.N * (tiles_of(d.H) + tiles_of(d.W)), d.threads);
-        for (int64_t m = 0; m < net->M; m++) {
-            sums[m] = unnormalise(dn, net, &b.k, to, m, d);
-            to->mix_bias[m] = sums[m];
+        parallel_for(expand_step, &b, d.N * (tiles_of(d.H) + tiles_of(d.W)), d.threads);
+        for (int64_t m = 0; m < layer->M; m++) {
+            sums[m] = norm_backward(dn, layer, &b.saved, grads, m, d);
+            grads->mix_bias[m] = sums[m];
         }
         parallel_for(channel_step, &b, d.C, d.threads);
-        parallel_for(unmix_step, &b, planes, d.threads);
+        parallel_for(mix_step, &b, planes, d.threads);
     }
-    reduce(work, net, &b.k, to, totals, d);
+    reduce(work, layer, &b.saved, grads, totals, d);
     free(work);
     return 1;
 }

@@ -79,84 +79,88 @@ VECTORISED static double moments(const float *x, int64_t size, double *mean) {
     return squares / size - total * total;
 }
 
-/* Eq. 13 of plane p, whose mean is s, or what Eq. 14 wants of it. */
-INLINE void plane_gates(const float *x, double s, const Net *net, const Kept *to, int64_t p,
+/* The gate of Eq. 13 for plane p, whose mean is s, or the moments that Eq. 14 needs. */
+INLINE void plane_gates(const float *x, double s, const Layer *layer, const Saved *saved, int64_t p,
                         Shape d) {
     int64_t k = 0, j = p % d.C % (d.C / (2 * d.groups));
-    const Parameters *of = &net->of;
+    const Parameters *params = &layer->params;
     if (half_of(d, p, &k) == CHANNEL) {
-        to->s[k] = s;
-        to->gate[k] = sigmoid(of->w1[j] * s + of->b1[j]);
+        saved->s[k] = s;
+        saved->gate[k] = coded_sigmoid(params->w1[j] * s + params->b1[j]);
         return;
     }
     double mean, var = moments(x, d.H * d.W, &mean);
-    to->mean[k] = mean;
-    to->mean_lo[k] = mean - to->mean[k];
-    to->rstd[k] = 1 / sqrt(var + net->group_eps);
+    saved->mean[k] = mean;
+    saved->mean_lo[k] = mean - saved->mean[k];
+    saved->rstd[k] = 1 / sqrt(var + layer->group_eps);
 }
 
 /* The convolutions of Eq. 8 on z (C, L) of one sample at TILE positions from `start` on; in
-   float64, as the norm may take off a mean that is large beside what is left. */
-VECTORISED static void squeeze(const double *z, const Net *net, double (*sum)[TILE], int64_t start,
-                               int64_t C, int64_t L) {
+   float64, as the mean that the norm subtracts may be large beside the rest. */
+VECTORISED static void squeeze(const double *z, const Layer *layer, double (*sum)[TILE],
+                               int64_t start, int64_t C, int64_t L) {
     double u[CHANNELS][TILE], row[TILE + WIDEST] = {0};
-    int64_t from = start - net->K / 2, to = from + TILE + net->K - 1, skip = from < 0 ? -from : 0;
-    int64_t known = (to < L ? to : L) - from - skip; /* zero beyond both ends */
-    for (int64_t m = 0; m < net->M; m++)
+    int64_t begin = start - layer->K / 2, end = begin + TILE + layer->K - 1,
+            skip = begin < 0 ? -begin : 0;
+    int64_t known = (end < L ? end : L) - begin - skip; /* zero beyond both ends */
+    for (int64_t m = 0; m < layer->M; m++)
         for (int i = 0; i < TILE; i++)
-            sum[m][i] = net->of.mix_bias[m];
+            sum[m][i] = layer->params.mix_bias[m];
     for (int64_t first = 0; first < C; first += CHANNELS) {
         int64_t count = C - first < CHANNELS ? C - first : CHANNELS;
         for (int64_t c = 0; c < count; c++) {
-            const float *taps = net->of.taps + (first + c) * net->K;
-            const double *line = z + (first + c) * L + (from + skip);
-            if (known < TILE + net->K - 1)
+            const float *taps = layer->params.taps + (first + c) * layer->K;
+            const double *line = z + (first + c) * L + (begin + skip);
+            if (known < TILE + layer->K - 1)
                 memcpy(row + skip, line, known * sizeof(double)), line = row;
             for (int i = 0; i < TILE; i++)
-                u[c][i] = net->of.tap_bias[first + c];
-            for (int64_t k = 0; k < net->K; k++)
+                u[c][i] = layer->params.tap_bias[first + c];
+            for (int64_t k = 0; k < layer->K; k++)
                 for (int i = 0; i < TILE; i += LANE)
                     *(Doubles *)(u[c] + i) += taps[k] * *(const Doubles *)(line + k + i);
         }
-        multiply(net->of.mix + first, u, sum, net->M, count, C, 1);
+        multiply(layer->params.mix + first, u, sum, layer->M, count, C, 1);
     }
 }
 
-/* Mean and 1 / deviation that the norm takes for channel m of p (N, M, L), which training alone
+/* Mean and 1 / deviation of the norm for channel m of p (N, M, L), which training alone
    reads; `statistics` (2, M) gets the mean and the unbiased variance. */
-static void normaliser(const double *p, const Net *net, int64_t m, double *mean, double *scale,
+static void normaliser(const double *p, const Layer *layer, int64_t m, double *mean, double *scale,
                        float *statistics, Shape d) {
     int64_t L = d.H + d.W, count = d.N * L;
     double total = 0, squares = 0;
-    if (!net->of.norm[0] || !net->training) {
-        *mean = net->of.norm[0] ? net->of.norm[2][m] : 0;
-        *scale = net->of.norm[0] ? 1 / sqrt((double)net->of.norm[3][m] + net->norm_eps) : 1;
+    if (!layer->params.norm[0] || !layer->training) {
+        *mean = layer->params.norm[0] ? layer->params.norm[2][m] : 0;
+        *scale = layer->params.norm[0]
+                     ? 1 / sqrt((double)layer->params.norm[3][m] + layer->norm_eps)
+                     : 1;
         return;
     }
     for (int64_t n = 0; n < d.N; n++)
         for (int64_t l = 0; l < L; l++)
-            total += p[(n * net->M + m) * L + l];
+            total += p[(n * layer->M + m) * L + l];
     *mean = total / count;
     for (int64_t n = 0; n < d.N; n++)
         for (int64_t l = 0; l < L; l++) {
-            double centred = p[(n * net->M + m) * L + l] - *mean;
+            double centred = p[(n * layer->M + m) * L + l] - *mean;
             squares += centred * centred;
         }
-    *scale = 1 / sqrt(squares / count + net->norm_eps);
+    *scale = 1 / sqrt(squares / count + layer->norm_eps);
     statistics[m] = *mean;
-    statistics[net->M + m] = squares / (count - 1);
+    statistics[layer->M + m] = squares / (count - 1);
 }
 
 /* The end of Eq. 8, and Eq. 9 and 10, from a tile of the bottleneck; in float64, as a gate's logit
    may be small beside its terms. */
 VECTORISED static void expand(const double (*sum)[TILE], const double *mean, const double *scale,
-                              const Net *net, const Kept *to, Tile t, Shape d) {
+                              const Layer *layer, const Saved *saved, Tile t, Shape d) {
     double f[WIDEST][TILE];
-    const float *weight = net->of.to_axis[2 * t.axis], *bias = net->of.to_axis[2 * t.axis + 1];
+    const float *weight = layer->params.to_axis[2 * t.axis],
+                *bias = layer->params.to_axis[2 * t.axis + 1];
     int64_t L = d.H + d.W, size = t.axis ? d.W : d.H, start = t.start - (t.axis ? d.H : 0);
-    for (int64_t m = 0; m < net->M; m++) {
-        double gain = net->of.norm[0] ? net->of.norm[0][m] : 1;
-        double shift = net->of.norm[0] ? net->of.norm[1][m] : 0;
+    for (int64_t m = 0; m < layer->M; m++) {
+        double gain = layer->params.norm[0] ? layer->params.norm[0][m] : 1;
+        double shift = layer->params.norm[0] ? layer->params.norm[1][m] : 0;
         float hat[TILE];
         LANES
         for (int i = 0; i < TILE; i++) {
@@ -164,18 +168,18 @@ VECTORISED static void expand(const double (*sum)[TILE], const double *mean, con
             hat[i] = exact;
             f[m][i] = h_swish(exact * gain + shift);
         }
-        memcpy(to->hat + (t.n * net->M + m) * L + t.start, hat, t.count * sizeof(float));
+        memcpy(saved->hat + (t.n * layer->M + m) * L + t.start, hat, t.count * sizeof(float));
     }
-    float *gates = (t.axis ? to->g_w : to->g_h) + t.n * d.C * size + start;
+    float *gates = (t.axis ? saved->g_w : saved->g_h) + t.n * d.C * size + start;
     for (int64_t first = 0; first < d.C; first += ROWS) {
         double logit[ROWS][TILE];
         int64_t rows = d.C - first < ROWS ? d.C - first : ROWS;
         for (int64_t r = 0; r < ROWS; r++)
             for (int i = 0; i < TILE; i++)
                 logit[r][i] = r < rows ? bias[first + r] : 0;
-        for (int64_t m = 0; m < net->M; m += CHANNELS)
-            multiply(weight + first * net->M + m, f + m, logit, rows,
-                     net->M - m < CHANNELS ? net->M - m : CHANNELS, net->M, 1);
+        for (int64_t m = 0; m < layer->M; m += CHANNELS)
+            multiply(weight + first * layer->M + m, f + m, logit, rows,
+                     layer->M - m < CHANNELS ? layer->M - m : CHANNELS, layer->M, 1);
         for (int64_t r = 0; r < rows; r++) {
             float gate[TILE];
             LANES
@@ -191,18 +195,18 @@ typedef struct {
     const void *x;
     void *y;
     double *z, *p, mean[WIDEST], scale[WIDEST];
-    float *room; /* mix_room for each thread */
-    const Net *net;
-    Kept to;
+    float *scratch; /* scratch_size for each thread */
+    const Layer *layer;
+    Saved saved;
     Shape d;
 } Forward;
 
 static void squeeze_tile(const void *call, int64_t i, int64_t thread) {
     const Forward *f = call;
     Tile t = tile_at(i, f->d);
-    int64_t M = f->net->M, L = f->d.H + f->d.W;
+    int64_t M = f->layer->M, L = f->d.H + f->d.W;
     double sum[WIDEST][TILE];
-    squeeze(f->z + t.n * f->d.C * L, f->net, sum, t.start, f->d.C, L);
+    squeeze(f->z + t.n * f->d.C * L, f->layer, sum, t.start, f->d.C, L);
     for (int64_t m = 0; m < M; m++)
         memcpy(f->p + (t.n * M + m) * L + t.start, sum[m], t.count * sizeof(double));
 }
@@ -210,31 +214,31 @@ static void squeeze_tile(const void *call, int64_t i, int64_t thread) {
 static void expand_tile(const void *call, int64_t i, int64_t thread) {
     const Forward *f = call;
     Tile t = tile_at(i, f->d);
-    int64_t M = f->net->M, L = f->d.H + f->d.W;
+    int64_t M = f->layer->M, L = f->d.H + f->d.W;
     double sum[WIDEST][TILE] = {{0}};
     if (!f->p)
-        squeeze(f->z + t.n * f->d.C * L, f->net, sum, t.start, f->d.C, L);
+        squeeze(f->z + t.n * f->d.C * L, f->layer, sum, t.start, f->d.C, L);
     else
         for (int64_t m = 0; m < M; m++)
             memcpy(sum[m], f->p + (t.n * M + m) * L + t.start, t.count * sizeof(double));
-    expand(sum, f->mean, f->scale, f->net, &f->to, t, f->d);
+    expand(sum, f->mean, f->scale, f->layer, &f->saved, t, f->d);
 }
 
-/* Eq. 8-10 from the means z (N, C, L); p (N, M, L) is room where the norm wants the whole batch. */
+/* Eq. 8-10 from the means z (N, C, L); with p (N, M, L) the norm takes the batch's statistics. */
 static void axis_gates(Forward *f, float *statistics) {
     int64_t tiles = f->d.N * (tiles_of(f->d.H) + tiles_of(f->d.W));
     if (f->p)
         parallel_for(squeeze_tile, f, tiles, f->d.threads);
-    for (int64_t m = 0; m < f->net->M; m++) {
-        normaliser(f->p, f->net, m, f->mean + m, f->scale + m, statistics, f->d);
-        f->to.scale[m] = f->scale[m];
+    for (int64_t m = 0; m < f->layer->M; m++) {
+        normaliser(f->p, f->layer, m, f->mean + m, f->scale + m, statistics, f->d);
+        f->saved.scale[m] = f->scale[m];
     }
     parallel_for(expand_tile, f, tiles, f->d.threads);
 }
 
 /* Saves the means of channel c about their own mean where they all are near it, so that float32
    loses nothing at an offset, and as they are where one may be small beside it. */
-VECTORISED static void save_means(const double *z, const Kept *to, int64_t c, Shape d) {
+VECTORISED static void save_means(const double *z, const Saved *saved, int64_t c, Shape d) {
     int64_t L = d.H + d.W;
     double total = 0, low = INFINITY, high = -INFINITY;
     for (int64_t n = 0; n < d.N; n++) {
@@ -247,23 +251,23 @@ VECTORISED static void save_means(const double *z, const Kept *to, int64_t c, Sh
         }
     }
     float mean = total / (d.N * L), shift = 2 * (high - low) <= fabsf(mean) ? mean : 0;
-    to->z_shift[c] = shift;
+    saved->z_shift[c] = shift;
     for (int64_t n = 0; n < d.N; n++)
         for (int64_t l = (n * d.C + c) * L; l < (n * d.C + c + 1) * L; l++)
-            to->z[l] = z[l] - shift;
+            saved->z[l] = z[l] - shift;
 }
 
 /* Saves what the backward reads of the biases. */
-static void save_biases(const Net *net, const Kept *to, Shape d) {
-    const Parameters *of = &net->of;
+static void save_biases(const Layer *layer, const Saved *saved, Shape d) {
+    const Parameters *params = &layer->params;
     int64_t half = d.groups ? d.C / (2 * d.groups) : 0;
-    if (of->taps)
-        memcpy(to->tap_bias, of->tap_bias, d.C * sizeof(float));
-    for (int64_t m = 0; of->taps && m < net->M; m++)
-        to->norm_bias[m] = of->norm[0] ? of->norm[1][m] : 0;
-    for (int64_t j = 0; of->w1 && j < half; j++) {
-        to->group_bias[j] = of->group_bias[j];
-        to->constant[j] = (double)of->w2[j] * of->group_bias[j] + of->b2[j];
+    if (params->taps)
+        memcpy(saved->tap_bias, params->tap_bias, d.C * sizeof(float));
+    for (int64_t m = 0; params->taps && m < layer->M; m++)
+        saved->norm_bias[m] = params->norm[0] ? params->norm[1][m] : 0;
+    for (int64_t j = 0; params->w1 && j < half; j++) {
+        saved->group_bias[j] = params->group_bias[j];
+        saved->constant[j] = (double)params->w2[j] * params->group_bias[j] + params->b2[j];
     }
 }
 
@@ -300,135 +304,142 @@ VECTORISED static void gate_axes(const float *restrict x, float *restrict y,
     }
 }
 
-/* Plane p of y; room for a line and, unless in float32, three planes. */
-static void mix(const void *x, void *y, const Net *net, const Kept *g, int64_t p, float *room,
-                Shape d) {
-    int64_t size = d.H * d.W, k = 0, from = net->shuffle ? shuffled_from(d, p) : p;
-    int kind = half_of(d, from, &k), both = kind != NONE && g->g_h;
-    float beta = both ? *net->of.beta : 1, rest = both ? 1 - beta : 1;
-    int64_t j = kind != NONE ? from % d.C % (d.C / (2 * d.groups)) : 0;
-    const Parameters *of = &net->of;
-    float *line = room;
-    room += d.W;
-    const float *in = read(x, p * size, room, d);
-    const float *source = from == p ? in : read(x, from * size, room + size, d);
-    float *out = made_in(y, p * size, room + 2 * size, d);
+/* Computes plane p of y; scratch holds a row and, unless in float32, three planes. */
+static void mix(const void *x, void *y, const Layer *layer, const Saved *saved, int64_t p,
+                float *scratch, Shape d) {
+    int64_t size = d.H * d.W, k = 0, source = layer->shuffle ? shuffle_source(d, p) : p;
+    int kind = half_of(d, source, &k), both = kind != NONE && saved->g_h;
+    float beta = both ? *layer->params.beta : 1, one_minus_beta = both ? 1 - beta : 1;
+    int64_t j = kind != NONE ? source % d.C % (d.C / (2 * d.groups)) : 0;
+    const Parameters *params = &layer->params;
+    float *line = scratch;
+    scratch += d.W;
+    const float *in = load_plane(x, p * size, scratch, d);
+    const float *source_plane = source == p ? in : load_plane(x, source * size, scratch + size, d);
+    float *out = output_plane(y, p * size, scratch + 2 * size, d);
     if (kind == CHANNEL)
-        gate_plane(source, out, g->gate[k] * rest, size);
+        gate_plane(source_plane, out, gate_of(saved->gate[k]) * one_minus_beta, size);
     if (kind == SPATIAL) {
-        double a = of->w2[j] * of->group_weight[j] * (double)g->rstd[k];
-        double b = (double)of->w2[j] * of->group_bias[j] + of->b2[j] - a * g->mean_lo[k];
-        gate_elements(source, out, rest, a, b, g->mean[k], size);
+        double a = params->w2[j] * params->group_weight[j] * (double)saved->rstd[k];
+        double b =
+            (double)params->w2[j] * params->group_bias[j] + params->b2[j] - a * saved->mean_lo[k];
+        gate_elements(source_plane, out, one_minus_beta, a, b, saved->mean[k], size);
     }
-    if (g->g_h)
-        gate_axes(in, out, g->g_h + p * d.H, decode(g->g_w + p * d.W, line, d.W), beta, both, d.H,
-                  d.W);
-    if (net->residual)
+    if (saved->g_h)
+        gate_axes(in, out, saved->g_h + p * d.H, decode(saved->g_w + p * d.W, line, d.W), beta,
+                  both, d.H, d.W);
+    if (layer->residual)
         add(in, out, size);
-    write(y, p * size, out, d);
+    store_plane(y, p * size, out, d);
 }
 
-/* Rooms in bytes of what `attend` needs: the means z (N, C, L), the bottleneck p (N, M, L) where the
-   norm wants the whole batch, those of `mix` for each thread, and what is kept where this is not for
-   a backward. */
+/* The number of elements that the forward saves, as empty_saved in native.py has it. */
+static int64_t saved_size(const Layer *layer, Shape d) {
+    int64_t planes = d.N * d.C, L = d.H + d.W, half = d.groups ? d.C / (2 * d.groups) : 0;
+    int64_t axes = (2 * planes + d.N * layer->M) * L + 2 * (d.C + layer->M);
+    return (layer->params.taps ? axes : 0) + (layer->params.w1 ? 5 * (planes / 2) + 2 * half : 0);
+}
+
+/* Bytes that `attend` needs: the means z (N, C, L), the bottleneck p (N, M, L) where the norm needs
+   the whole batch, scratch for each thread, and what is saved where no backward follows. */
 typedef struct {
-    int64_t z, p, mix, kept;
-} Rooms;
+    int64_t z, p, scratch, saved;
+} Sizes;
 
-static int64_t mix_room(Shape d) { return d.W + (d.type != FLOAT32 ? 3 * d.H * d.W : 0); }
+static int64_t scratch_size(Shape d) { return d.W + (d.type != FLOAT32 ? 3 * d.H * d.W : 0); }
 
-static Rooms rooms_of(const Net *net, int keeps, Shape d) {
-    int64_t lines = net->of.taps ? d.N * (d.H + d.W) : 0, kept;
-    kept_in(0, net, d, &kept);
-    return (Rooms){
+static Sizes sizes_of(const Layer *layer, int saves, Shape d) {
+    int64_t lines = layer->params.taps ? d.N * (d.H + d.W) : 0;
+    return (Sizes){
         .z = lines * d.C * sizeof(double),
-        .p = keeps && net->training ? lines * net->M * sizeof(double) : 0,
-        .mix = d.threads * mix_room(d) * sizeof(float),
-        .kept = keeps ? 0 : kept * sizeof(float),
+        .p = saves && layer->training ? lines * layer->M * sizeof(double) : 0,
+        .scratch = d.threads * scratch_size(d) * sizeof(float),
+        .saved = saves ? 0 : saved_size(layer, d) * sizeof(float),
     };
 }
 
 static void moments_step(const void *call, int64_t i, int64_t thread) {
     const Forward *f = call;
     int64_t H = f->d.H, W = f->d.W, size = H * W;
-    const float *plane = read(f->x, i * size, f->room + thread * mix_room(f->d), f->d);
+    const float *plane = load_plane(f->x, i * size, f->scratch + thread * scratch_size(f->d), f->d);
     double *z = f->z ? f->z + i * (H + W) : 0;
     double total = z ? sums(plane, z, z + H, H, W) : sum(plane, size);
-    if (f->net->of.w1)
-        plane_gates(plane, total / size, f->net, &f->to, i, f->d);
+    if (f->layer->params.w1)
+        plane_gates(plane, total / size, f->layer, &f->saved, i, f->d);
 }
 
 static void means_step(const void *call, int64_t c, int64_t thread) {
     const Forward *f = call;
-    save_means(f->z, &f->to, c, f->d);
+    save_means(f->z, &f->saved, c, f->d);
 }
 
 static void mix_step(const void *call, int64_t i, int64_t thread) {
     const Forward *f = call;
-    mix(f->x, f->y, f->net, &f->to, i, f->room + thread * mix_room(f->d), f->d);
+    mix(f->x, f->y, f->layer, &f->saved, i, f->scratch + thread * scratch_size(f->d), f->d);
 }
 
-/* Some samples. */
-static void attend(const void *x, void *y, float *kept, float *statistics, const Net *net,
-                   char *room, Shape d) {
-    Rooms r = rooms_of(net, kept != 0, d);
-    Forward f = {.x = x, .y = y, .net = net, .d = d};
-    f.z = r.z ? (double *)room : 0;
-    f.p = r.p ? (double *)(room + r.z) : 0;
-    f.room = (float *)(room + r.z + r.p);
-    f.to = kept_in(kept ? kept : (float *)(room + r.z + r.p + r.mix), net, d, 0);
+/* Computes some samples. */
+static void attend(const void *x, void *y, float *saved, float *statistics, const Layer *layer,
+                   char *memory, Shape d) {
+    Sizes r = sizes_of(layer, saved != 0, d);
+    Forward f = {.x = x, .y = y, .layer = layer, .d = d};
+    f.z = r.z ? (double *)memory : 0;
+    f.p = r.p ? (double *)(memory + r.z) : 0;
+    f.scratch = (float *)(memory + r.z + r.p);
+    f.saved = split_saved(saved ? saved : (float *)(memory + r.z + r.p + r.scratch), layer, d);
     parallel_for(moments_step, &f, d.N * d.C, d.threads);
     if (f.z)
         axis_gates(&f, statistics);
-    if (f.z && kept)
+    if (f.z && saved)
         parallel_for(means_step, &f, d.C, d.threads);
-    if (kept)
-        save_biases(net, &f.to, d);
+    if (saved)
+        save_biases(layer, &f.saved, d);
     parallel_for(mix_step, &f, d.N * d.C, d.threads);
 }
 
-/* What a forward of single samples, one in each thread, shares. */
+/* What the steps share where each thread computes single samples. */
 typedef struct {
     const char *x;
-    char *y, *rooms;
-    const Net *net;
-    int64_t bytes, each; /* of a sample, of its rooms */
+    char *y, *memory;
+    const Layer *layer;
+    int64_t bytes, each; /* of a sample, of its memory */
     Shape d;
 } Samples;
 
 static void sample_step(const void *call, int64_t n, int64_t thread) {
     const Samples *s = call;
-    char *room = s->rooms + thread * s->each;
-    attend(s->x + n * s->bytes, s->y + n * s->bytes, 0, 0, s->net, room, s->d);
+    char *memory = s->memory + thread * s->each;
+    attend(s->x + n * s->bytes, s->y + n * s->bytes, 0, 0, s->layer, memory, s->d);
 }
 
-/* `kept` is room for what the backward wants, or null in evaluation, which then works on as many
-   samples at a time as a cache holds: where there are many, on one in each thread. Returns 0 where
-   memory ran out. */
-int icasa_attend(const void *x, void *y, float *kept, float *statistics, const Net *net,
+/* Computes a layer. `saved` is memory for the backward, or null in evaluation, which then computes
+   as many samples at a time as a cache holds, or, of many samples, one in each thread. Returns 0
+   where memory ran out. */
+int icasa_attend(const void *x, void *y, float *saved, float *statistics, const Layer *layer,
                  const Shape *shape) {
     Shape d = *shape;
     int64_t sample = d.C * d.H * d.W, step = CHUNK / sample < 1 ? 1 : CHUNK / sample;
     int64_t bytes = d.type == FLOAT32 ? 4 : 2;
-    int apart = !kept && d.N >= 4 * d.threads, workers = apart ? d.threads : 1;
-    d.N = kept ? d.N : apart ? 1 : step < d.N ? step : d.N;
+    int by_sample = !saved && d.N >= 4 * d.threads, workers = by_sample ? d.threads : 1;
+    d.N = saved ? d.N : by_sample ? 1 : step < d.N ? step : d.N;
     d.threads /= workers;
-    Rooms r = rooms_of(net, kept != 0, d);
-    int64_t each = (r.z + r.p + r.mix + r.kept) / sizeof(double) * sizeof(double) + sizeof(double);
-    char *room = malloc(workers * each);
-    if (!room)
+    Sizes r = sizes_of(layer, saved != 0, d);
+    int64_t each =
+        (r.z + r.p + r.scratch + r.saved) / sizeof(double) * sizeof(double) + sizeof(double);
+    char *memory = malloc(workers * each);
+    if (!memory)
         return 0;
-    if (apart) {
-        Samples samples = {x, y, room, net, sample * bytes, each, d};
+    if (by_sample) {
+        Samples samples = {x, y, memory, layer, sample * bytes, each, d};
         parallel_for(sample_step, &samples, shape->N, workers);
     } else {
         step = d.N;
         for (int64_t n = 0; n < shape->N; n += step) {
             d.N = shape->N - n < step ? shape->N - n : step;
-            attend((const char *)x + n * sample * bytes, (char *)y + n * sample * bytes, kept,
-                   statistics, net, room, d);
+            attend((const char *)x + n * sample * bytes, (char *)y + n * sample * bytes, saved,
+                   statistics, layer, memory, d);
         }
     }
-    free(room);
+    free(memory);
     return 1;
 }

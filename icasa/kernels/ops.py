@@ -35,8 +35,8 @@ What the C promises, for maps of finite numbers and parameters of common size:
   or 1e-6 (in a half-precision type its eps). The same holds for each parameter's gradient and each
   running statistic as a whole.
 - Range. Up to |x| = 1e36 every result is finite that float32 can hold.
-- Infinity and NaN in x reach nothing that plain PyTorch leaves finite, and in evaluation, forward
-  and backward, no bit of another sample's y and dx.
+- Infinity and NaN in x reach what they reach in plain PyTorch, no more and no less, and in
+  evaluation, forward and backward, no bit of another sample's y and dx.
 - Bits. The same call gives the same bits, with any number of threads, with gradients or without,
   and in evaluation whatever the other samples are. Another instruction set (SSE2, AVX2, AVX-512)
   sums in another order, as plain PyTorch does: they agree as far as the exactness above says.
