@@ -97,8 +97,8 @@ def check(app: Sphinx, env: Any) -> None:
     page = env.get_doctree(PAGE)
     keys = [node["diff"] for node in page.findall(nodes.reference) if "diff" in node]
     for d in unread(keys, collect()):
-        mend = f"give it a row in {PAGE}.md with {{diff}}`{d.path}: some of its words`"
-        logger.warning("%s:%d is read nowhere (%s); %s", d.path, d.line, d.text, mend)
+        hint = f"give it a row in {PAGE}.md with {{diff}}`{d.path}: some of its words`"
+        logger.warning("%s:%d is read nowhere (%s); %s", d.path, d.line, d.text, hint)
 
 
 def setup(app: Sphinx) -> dict[str, bool]:

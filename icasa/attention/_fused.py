@@ -83,7 +83,8 @@ def run_kernel(layer: Any, x: Tensor, lengths: Tensor | None) -> Tensor | None:
         return None
     if layer.fused is None and not kernels.is_faster(x, found.ica):
         return None
-    norm, operands = found.norm, found[:-1]
+    operands: list[Any]
+    *operands, norm = found  # not a slice, which older Dynamo does not trace
     y, statistics = kernels.attend(x, *operands, norm is not None)
     if norm is not None and statistics is not None:
         _track(norm, *statistics)

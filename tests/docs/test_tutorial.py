@@ -40,8 +40,8 @@ def copy(tmp_path_factory):
             text = text.replace("__all__ = [", f'__all__ = ["{LAYER}", ', 1)
         path.write_text(text)
     (copy / "docs" / "api" / "sevar2.md").write_text(API)
-    mend = call(copy, "ruff", "check", "--fix", "--quiet", *(name for name, _ in FILES))
-    assert mend.returncode == 0, mend.stdout
+    fixed = call(copy, "ruff", "check", "--fix", "--quiet", *(name for name, _ in FILES))
+    assert fixed.returncode == 0, fixed.stdout
     return copy
 
 
