@@ -9,6 +9,7 @@ from torch import Tensor
 
 from icasa.kernels import reference, triton
 from icasa.kernels.ops import implement
+from icasa.kernels.sizes import check_like
 from icasa.kernels.triton import gates, mix, moments
 
 
@@ -60,6 +61,8 @@ def attend_backward(
 ) -> tuple[Tensor, list[Tensor], list[Tensor], Tensor]:
     """Return the gradients; the gates are computed again, by PyTorch, from the saved moments."""
     g, x = g.contiguous(), x.contiguous()
+    for i, like in enumerate(triton.empty_moments(x, bool(ica), groups)):
+        check_like(f"saved[{i}]", saved[i], like, like.shape)
     ica, sa, running = reference.complete(ica, sa, saved[6:])
     there: list[bool] = []  # the gates that this layer has
 
