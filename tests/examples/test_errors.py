@@ -37,7 +37,9 @@ def test_a_path_that_cannot_be_used_is_named(tmp_path):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_stop_says_what_is_kept_and_has_the_status_of_its_signal(number):
     code = (
-        "import time\nfrom examples.errors import user_errors\n"
+        "import signal, time\nfrom examples.errors import user_errors\n"
+        # A process in the background may have been started with it ignored.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "with user_errors('epochs are kept'):\n    print('on', flush=True)\n    time.sleep(60)"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as child:
