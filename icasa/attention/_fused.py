@@ -20,8 +20,7 @@ from icasa._check import check_one_of
 from icasa.activation import HSwish
 from icasa.conv import DepthwiseSeparableConv
 
-# PyTorch has no public names for these. A version without one has nothing of its kind active.
-_dispatch_modes = getattr(torch._C, "_len_torch_dispatch_stack", int)
+# PyTorch has no public name for this. A version without it has no transforms active.
 _transforms = getattr(torch._C, "_are_functorch_transforms_active", bool)
 GLOBAL_HOOKS = [
     getattr(modules, f"_global_{kind}_hooks", {})
@@ -96,7 +95,7 @@ def _is_worthwhile(x: Tensor) -> bool:
     if type(x) not in PLAIN or kernels.is_exporting() or torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
         return False
     # What watches PyTorch's operators, as a counter of FLOPs does, is shown these.
-    if not torch.compiler.is_compiling() and _dispatch_modes():
+    if not torch.compiler.is_compiling() and kernels.dispatch_modes():
         return False
     return kernels.is_faster(x)
 
@@ -123,9 +122,12 @@ def _refuse_input(x: Tensor, lengths: Tensor | None) -> Refusal | None:
 
 def _refuse_tensors(found: Operands, x: Tensor) -> Refusal | None:
     """Say which tensor is not a plain one of x's type and device; autocast takes float32 too."""
-    mixed = torch.is_autocast_enabled(x.device.type)
     beta = () if found.beta is None else (found.beta,)
+    dtype, device = x.dtype, x.device
     for p in (*found.ica, *found.sa, *beta):
+        if p.dtype is dtype and type(p) in PLAIN and p.device == device:
+            continue  # as nearly every one, on every call
+        mixed = torch.is_autocast_enabled(device.type)
         if type(p) not in PLAIN and not kernels.is_exporting():
             return Refusal("plain parameters", type(p).__name__)
         if p.device != x.device:
@@ -135,30 +137,29 @@ def _refuse_tensors(found: Operands, x: Tensor) -> Refusal | None:
     return None
 
 
-def _is_own(cls: type, name: str) -> bool:
-    """Whether a class is that of this name in this package, whose layers import this file."""
-    return cls.__name__ == name and cls.__module__.startswith("icasa.attention.")
+def _is_own(cls: type) -> bool:
+    """Whether a class is one of this package's layers, which import this file."""
+    return cls.__module__.startswith("icasa.attention.")
 
 
 def _gather(layer: Any) -> Operands | Refusal:
     """Return the tensors of a layer, if it computes as the class of this package that it is of."""
     own: Any
-    for own in type(layer).__mro__:
-        if own.__module__.startswith("icasa.attention."):
+    cls, state = type(layer), layer.__dict__
+    for own in cls.__mro__:
+        if _is_own(own):
             break
     for name in COMPUTING:
-        overridden = getattr(type(layer), name, None) is not getattr(own, name, None)
-        if overridden or name in layer.__dict__:
-            return Refusal(f"the {name} of {own.__name__}", f"another on {type(layer).__name__}")
+        overridden = cls is not own and getattr(cls, name, None) is not getattr(own, name, None)
+        if overridden or name in state:
+            return Refusal(f"the {name} of {own.__name__}", f"another on {cls.__name__}")
     return OPERANDS[own.__name__](layer)
 
 
 def _refuse_part(name: str, module: Any, *classes: type | str) -> Refusal | None:
     """Say that the module ``name`` is of none of the classes, or must be called for its hooks."""
-    for cls in classes:
-        if type(module) is cls or (isinstance(cls, str) and _is_own(type(module), cls)):
-            break
-    else:
+    kind = type(module)
+    if kind not in classes and not (kind.__name__ in classes and _is_own(kind)):
         expected = " or ".join(cls if isinstance(cls, str) else cls.__name__ for cls in classes)
         return Refusal(f"{expected} as {name}", f"{module} as {name}")
     hooks = module._forward_pre_hooks or module._forward_hooks or "forward" in module.__dict__

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from icasa.kernels import autograd, native, triton
-from icasa.kernels import ops as ops  # registers the operators
 from icasa.kernels.native import is_faster as is_faster
+from icasa.kernels.ops import dispatch_modes as dispatch_modes
+from icasa.kernels.ops import operators
 
-OPS = torch.ops.icasa
 TYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 DEVICES = ("cpu", "cuda") if triton.is_installed() else ("cpu",)
 # Before torch had is_exporting, an export could not be told from a compilation.
@@ -40,14 +40,14 @@ def attend(
     """
     if x.is_cuda:
         from icasa.kernels.triton import ops  # noqa: F401 (registers, and is slow to import)
-    y, statistics = autograd.contiguous(x), None
+    planes, statistics = x if x.is_contiguous() else autograd.contiguous(x), None
     if torch.is_grad_enabled() and not is_exporting():
-        y, statistics = autograd.attend(y, ica, sa, beta, options)
+        y, statistics = autograd.attend(planes, ica, sa, beta, options)
     elif options[-1]:
-        y, _, statistics = OPS.attend_forward(y, ica, sa, beta, *options)
+        y, _, statistics = operators(x).attend_forward(planes, ica, sa, beta, *options)
     else:
-        y = OPS.attend(y, ica, sa, beta, *options[:-1])
-    return autograd.match_memory_format(y, x), statistics
+        y = operators(x).attend(planes, ica, sa, beta, *options[:-1])
+    return y if planes is x else autograd.match_memory_format(y, x), statistics
 
 
 def backend(device: str = "cpu") -> str:

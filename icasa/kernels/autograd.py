@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-OPS = torch.ops.icasa
+from icasa.kernels.ops import OPS, operators
 
 
 def _once(backward: Callable[..., Any]) -> Callable[..., Any]:
@@ -35,7 +35,7 @@ class _Attend(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         ica, sa, beta, running = _cut(tensors, counts)
         layer = [*ica, *running], sa, beta[0] if beta else None
-        y, saved, statistics = OPS.attend_forward(x, *layer, *options)
+        y, saved, statistics = operators(x).attend_forward(x, *layer, *options)
         # Weights and biases alternate, and a bias may change in place before the backward.
         ctx.save_for_backward(x, *ica[::2], *sa[::2], *beta, *saved)
         ctx.mark_non_differentiable(statistics)
@@ -49,9 +49,10 @@ class _Attend(torch.autograd.Function):
         x, *tensors = ctx.saved_tensors
         ica, sa, beta, saved = _cut(tensors, [count - count // 2 for count in ctx.counts])
         layer = saved, ica, sa, beta[0] if beta else None
-        dx, dica, dsa, dbeta = OPS.attend_backward(grads[0].contiguous(), x, *layer, *ctx.options)
+        g = grads[0].contiguous()  # may be of a batch, which the operator alone sees
+        dx, dica, dsa, dbeta = OPS.attend_backward(g, x, *layer, *ctx.options)
         pairs = zip([*dica, *dsa, *[dbeta] * len(beta)], ctx.dtypes, strict=True)
-        gradients = [gradient.to(dtype) for gradient, dtype in pairs]
+        gradients = [p if p.dtype is dtype else p.to(dtype) for p, dtype in pairs]
         return dx, None, None, *gradients, *[None] * ctx.running
 
 
@@ -88,9 +89,7 @@ class _Contiguous(torch.autograd.Function):
 
 
 def contiguous(x: Tensor) -> Tensor:
-    """Return x or, if it is not contiguous, a copy that is."""
-    if x.is_contiguous():
-        return x
+    """Return a contiguous copy of x."""
     return _Contiguous.apply(x)  # type: ignore[no-any-return, no-untyped-call]
 
 

@@ -51,10 +51,12 @@ The backends describe the step between the two passes over x by its moments:
 """
 
 from collections.abc import Callable, Sequence
+from types import SimpleNamespace
 from typing import Any, NoReturn
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.autograd import profiler
 
 from icasa.kernels import native, reference, triton
 from icasa.kernels.sizes import check_layer, check_like
@@ -71,10 +73,14 @@ SCHEMAS = {
 }
 for _name, _schema in SCHEMAS.items():
     torch.library.define(f"icasa::{_name}", _schema, tags=torch.Tag.pt2_compliant_tag)
+OPS = torch.ops.icasa
 
 
-def implement(device: str, choose: Callable[[Tensor, Sequence[Tensor]], Any]) -> None:
-    """Register the operators for a type of device; ``choose`` names the backend for x and ica."""
+def implement(device: str, choose: Callable[[Tensor, Sequence[Tensor]], Any]) -> SimpleNamespace:
+    """Register the operators for a type of device, and return what was registered.
+
+    ``choose`` names the backend for x and the parameters of ICA.
+    """
 
     def attend(x: Tensor, ica: Any, sa: Any, beta: Any, *options: Any) -> Any:
         check_layer(x, ica, sa, beta, options[2], options[3])
@@ -91,8 +97,10 @@ def implement(device: str, choose: Callable[[Tensor, Sequence[Tensor]], Any]) ->
         check_like("g", g, x, x.shape)
         return choose(x, ica).attend_backward(g, x, saved, ica, sa, beta, *options)
 
-    for operator in (attend, attend_forward, attend_backward):
-        torch.library.impl(f"icasa::{operator.__name__}", device)(operator)
+    functions = (attend, attend_forward, attend_backward)
+    for function in functions:
+        torch.library.impl(f"icasa::{function.__name__}", device)(function)
+    return SimpleNamespace(**{function.__name__: function for function in functions})
 
 
 def on_cpu(x: Tensor, ica: Sequence[Tensor]) -> Any:
@@ -100,7 +108,24 @@ def on_cpu(x: Tensor, ica: Sequence[Tensor]) -> Any:
     return native if native.serves(x, ica) else reference
 
 
-implement("CPU", on_cpu)
+ON_CPU = implement("CPU", on_cpu)
+# PyTorch has no public names for these. A version without one has nothing of its kind active.
+dispatch_modes = getattr(torch._C, "_len_torch_dispatch_stack", int)
+
+
+def operators(x: Tensor) -> Any:
+    """Return the operators, or for a map on the CPU what they call, if nothing watches them.
+
+    A call through the dispatcher takes as long as the gates of a small map. A compiler, a dispatch
+    mode, a profiler and a subclass of Tensor see the operator called.
+    """
+    watched = (
+        type(x) not in (Tensor, nn.Parameter)
+        or torch.compiler.is_compiling()
+        or dispatch_modes()
+        or getattr(profiler, "_is_profiler_enabled", True)
+    )
+    return OPS if watched or x.device.type != "cpu" else ON_CPU
 
 
 def _refuse_batch(*args: Any) -> NoReturn:
