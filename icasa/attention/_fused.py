@@ -1,4 +1,4 @@
-"""The fast path: whether a kernel may stand in for ICA, SA or ICASA, and the tensors it takes.
+"""The fast path: whether a kernel may stand in for a layer, and the tensors it takes.
 
 A layer's forward asks `run_kernel` first, and computes its equations where that returns None. One
 rule for every part: a kernel stands in for a layer only while all of it is as its class builds it.
@@ -30,6 +30,9 @@ GLOBAL_HOOKS = [
 PLAIN = (Tensor, nn.Parameter)  # and no subclass
 COMPUTING = ("gates", "_squeeze", "_normalise", "beta")  # what a layer's forward computes with
 SA_PARAMETERS = ("channel_weight", "channel_bias", "spatial_weight", "spatial_bias")
+
+
+Shape = tuple[int, int, int]  # of the weight of a convolution
 
 
 class Operands(NamedTuple):
@@ -169,23 +172,44 @@ def _refuse_part(name: str, module: Any, *classes: type | str) -> Refusal | None
 
 
 def _ica_operands(layer: Any) -> Operands | Refusal:
-    """Eq. 8-10: two convolutions along the axes, the norm, and a convolution to each axis."""
-    # Read from the dicts: an attribute of a module takes ten times as long.
+    """Eq. 8-10: a depthwise-separable convolution along the axes, and those of `_axis_operands`."""
+    reduce = layer._modules["reduce"]
+    refused = _refuse_part("reduce", reduce, DepthwiseSeparableConv)
+    if refused:
+        return refused
+    C, M = layer.channels, layer.width
+    return _axis_operands(layer, reduce._modules, ((C, 1, layer.kernel_size), (M, C, 1)))
+
+
+def _ca_operands(layer: Any) -> Operands | Refusal:
+    """ICA's, whose depthwise convolution leaves the means as they are."""
+    C, M = layer.channels, layer.width
+    found = _axis_operands(layer, {"reduce": layer._modules["reduce"]}, ((M, C, 1),))
+    if isinstance(found, Refusal):
+        return found
+    weight = found.ica[0]
+    return found._replace(ica=[weight.new_ones((C, 1, 1)), weight.new_zeros(C), *found.ica])
+
+
+def _axis_operands(layer: Any, reduce: Any, shapes: Sequence[Shape]) -> Operands | Refusal:
+    """Convolutions ``reduce`` with weights of ``shapes``, the norm, and a convolution to each axis.
+
+    Modules are read from the dicts: an attribute of a module takes ten times as long.
+    """
     modules = layer._modules
-    reduce, norm, expand = modules["reduce"], modules["norm"], modules["expand"]
+    norm, expand = modules["norm"], modules["expand"]
     refused = (
-        _refuse_part("reduce", reduce, DepthwiseSeparableConv)
-        or _refuse_part("norm", norm, nn.BatchNorm1d, nn.Identity)
+        _refuse_part("norm", norm, nn.BatchNorm1d, nn.Identity)
         or _refuse_part("act", modules["act"], HSwish)
         or _refuse_part("expand", expand, nn.ModuleList)
     )
     if refused:
         return refused
-    C, M, k = layer.channels, layer.width, layer.kernel_size
-    shapes = ((C, 1, k), (M, C, 1), (C, M, 1), (C, M, 1))
-    convs = {**reduce._modules, **expand._modules}
-    if list(convs) != ["depthwise", "pointwise", "0", "1"]:
-        return Refusal("a depthwise, a pointwise and two convolutions to the axes", list(convs))
+    C, M = layer.channels, layer.width
+    shapes = (*shapes, (C, M, 1), (C, M, 1))
+    convs = {**reduce, **expand._modules}
+    if len(convs) != len(shapes):
+        return Refusal(f"{len(shapes)} convolutions", list(convs))
     tensors: list[Tensor] = []
     for (name, conv), shape in zip(convs.items(), shapes, strict=True):
         found = _conv_tensors(name, conv, shape)
@@ -200,7 +224,7 @@ def _ica_operands(layer: Any) -> Operands | Refusal:
     return Operands([*tensors, *found], norm_eps=norm.eps, norm=norm if norm.training else None)
 
 
-def _conv_tensors(name: str, conv: Any, shape: tuple[int, int, int]) -> list[Tensor] | Refusal:
+def _conv_tensors(name: str, conv: Any, shape: Shape) -> list[Tensor] | Refusal:
     """Return weight and bias of a convolution that keeps the length of its axis."""
     refused = _refuse_part(name, conv, nn.Conv1d)
     if refused:
@@ -272,6 +296,7 @@ def _icasa_operands(layer: Any) -> Operands | Refusal:
 
 
 OPERANDS: dict[str, Callable[[Any], Operands | Refusal]] = {
+    "CA": _ca_operands,
     "ICA": _ica_operands,
     "SA": _sa_operands,
     "ICASA": _icasa_operands,

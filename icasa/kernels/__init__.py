@@ -51,7 +51,7 @@ def attend(
 
 
 def backend(device: str = "cpu") -> str:
-    """Name what computes ICA, SA and ICASA on a type of device where a kernel stands in for them.
+    """Name what computes CA, ICA, SA and ICASA on a type of device on their fast path.
 
     These layers have a fast path with the same values, in fewer passes over their input. ``fused``
     chooses it:

@@ -1,6 +1,6 @@
 """The operators: their schemas, what each computes, and their outputs' shapes for tracing.
 
-One family serves ICA, SA and ICASA; `reference` computes it in plain PyTorch. A map x is
+One family serves ICA, CA, SA and ICASA; `reference` computes it in plain PyTorch. A map x is
 (N, C, H, W), read as if it were contiguous; a size may be 0. Channels have two halves, as SA
 divides them into G groups: c with c % (C/G) < C/2G is of the channel half, the others of the
 spatial half; both are numbered k = 0 .. C/2 - 1 in the order of c.
@@ -11,7 +11,7 @@ spatial half; both are numbered k = 0 .. C/2 - 1 in the order of c.
     ``ica``, of width M and k taps: depthwise weight (C, 1, k) and bias (C), pointwise weight
     (M, C, 1) and bias (M), weight (C, M, 1) and bias (C) of the map to each axis, H first, then
     weight, bias, running mean and running variance (M) of the BatchNorm unless there is none.
-    u = x g_h g_w, with g = sigmoid(F(h_swish(BN(DSConv([z_h, z_w]))))), Eq. 6-11.
+    CA has taps of 1. u = x g_h g_w, with g = sigmoid(F(h_swish(BN(DSConv([z_h, z_w]))))), Eq. 6-11.
     ``sa``, each (C/2G): channel weight and bias, spatial weight and bias, GroupNorm weight and
     bias. v = x sigmoid(W1 s + b1) in the channel half, x sigmoid(W2 GN(x) + b2) in the spatial
     half, Eq. 12-14; with ``shuffle`` source channel j * C/2 + k then goes to 2k + j.
@@ -111,18 +111,20 @@ def on_cpu(x: Tensor, ica: Sequence[Tensor]) -> Any:
 ON_CPU = implement("CPU", on_cpu)
 # PyTorch has no public names for these. A version without one has nothing of its kind active.
 dispatch_modes = getattr(torch._C, "_len_torch_dispatch_stack", int)
+function_modes = getattr(torch._C, "_len_torch_function_stack", int)
 
 
 def operators(x: Tensor) -> Any:
     """Return the operators, or for a map on the CPU what they call, if nothing watches them.
 
-    A call through the dispatcher takes as long as the gates of a small map. A compiler, a dispatch
-    mode, a profiler and a subclass of Tensor see the operator called.
+    A call through the dispatcher takes as long as the gates of a small map. A compiler, a mode
+    of torch, a profiler and a subclass of Tensor see the operator called.
     """
     watched = (
         type(x) not in (Tensor, nn.Parameter)
         or torch.compiler.is_compiling()
         or dispatch_modes()
+        or function_modes()
         or getattr(profiler, "_is_profiler_enabled", True)
     )
     return OPS if watched or x.device.type != "cpu" else ON_CPU

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.overrides import BaseTorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from icasa.kernels import native, reference
@@ -124,8 +125,9 @@ def test_what_watches_operators_sees_them_called():
     assert operators(x) is ON_CPU
     with torch.profiler.profile():
         assert operators(x) is OPS
-    with FlopCounterMode(display=False):
-        assert operators(x) is OPS
+    for mode in (FlopCounterMode(display=False), BaseTorchFunctionMode()):
+        with mode:
+            assert operators(x) is OPS
     assert operators(x.to("meta")) is OPS
     assert operators(x.as_subclass(type("Own", (torch.Tensor,), {}))) is OPS
 
