@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from icasa.kernels import native
 from icasa.kernels.ops import OPS, operators
 
 
@@ -49,8 +50,8 @@ class _Attend(torch.autograd.Function):
         x, *tensors = ctx.saved_tensors
         ica, sa, beta, saved = _cut(tensors, [count - count // 2 for count in ctx.counts])
         layer = saved, ica, sa, beta[0] if beta else None
-        g = grads[0].contiguous()  # may be of a batch, which the operator alone sees
-        dx, dica, dsa, dbeta = OPS.attend_backward(g, x, *layer, *ctx.options)
+        g = _copy(grads[0], torch.contiguous_format)
+        dx, dica, dsa, dbeta = operators(g).attend_backward(g, x, *layer, *ctx.options)
         pairs = zip([*dica, *dsa, *[dbeta] * len(beta)], ctx.dtypes, strict=True)
         gradients = [p if p.dtype is dtype else p.to(dtype) for p, dtype in pairs]
         return dx, None, None, *gradients, *[None] * ctx.running
@@ -75,27 +76,36 @@ def attend(
     return _Attend.apply(x, counts, options, *chain(*parts, ica[10:]))  # type: ignore[no-any-return, no-untyped-call]
 
 
-class _Contiguous(torch.autograd.Function):
-    """A contiguous copy of x, whose gradient is returned in the memory format of x."""
+class _Copy(torch.autograd.Function):
+    """A copy of x in a memory format, whose gradient is returned in that of x."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, memory_format: torch.memory_format) -> Tensor:
         ctx.format = _memory_format(x)
-        return x.contiguous()
+        return _copy(x, memory_format)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        return grads[0].contiguous(memory_format=ctx.format)
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        return _copy(grads[0], ctx.format), None
+
+
+def _copy(x: Tensor, memory_format: torch.memory_format) -> Tensor:
+    """Return x in a memory format, by the C where nothing watches PyTorch's operators."""
+    if x.is_contiguous(memory_format=memory_format):
+        return x
+    if operators(x) is OPS:
+        return x.contiguous(memory_format=memory_format)
+    return native.copy(x, memory_format)
 
 
 def contiguous(x: Tensor) -> Tensor:
     """Return a contiguous copy of x."""
-    return _Contiguous.apply(x)  # type: ignore[no-any-return, no-untyped-call]
+    return _Copy.apply(x, torch.contiguous_format)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def match_memory_format(y: Tensor, x: Tensor) -> Tensor:
     """Return contiguous y in the memory format of x."""
-    return y.contiguous(memory_format=_memory_format(x))
+    return _Copy.apply(y, _memory_format(x))  # type: ignore[no-any-return, no-untyped-call]
 
 
 def _memory_format(x: Tensor) -> torch.memory_format:

@@ -111,6 +111,7 @@ def on_cpu(x: Tensor, ica: Sequence[Tensor]) -> Any:
 ON_CPU = implement("CPU", on_cpu)
 # PyTorch has no public names for these. A version without one has nothing of its kind active.
 dispatch_modes = getattr(torch._C, "_len_torch_dispatch_stack", int)
+is_batch = getattr(torch._C._functorch, "is_legacy_batchedtensor", lambda x: True)
 function_modes = getattr(torch._C, "_len_torch_function_stack", int)
 
 
@@ -118,11 +119,12 @@ def operators(x: Tensor) -> Any:
     """Return the operators, or for a map on the CPU what they call, if nothing watches them.
 
     A call through the dispatcher takes as long as the gates of a small map. A compiler, a mode
-    of torch, a profiler and a subclass of Tensor see the operator called.
+    of torch, a profiler, a subclass of Tensor and a batch of gradients see the operator called.
     """
     watched = (
-        type(x) not in (Tensor, nn.Parameter)
-        or torch.compiler.is_compiling()
+        torch.compiler.is_compiling()  # first: a compiler cannot trace the others
+        or type(x) not in (Tensor, nn.Parameter)
+        or is_batch(x)
         or dispatch_modes()
         or function_modes()
         or getattr(profiler, "_is_profiler_enabled", True)

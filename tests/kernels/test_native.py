@@ -117,3 +117,22 @@ def test_a_library_of_one_thread_is_used_where_that_is_faster(monkeypatch):
         assert native.is_faster(small)
         assert native.is_faster(large) == faster
         assert native.serves(large)
+
+
+@pytest.mark.parametrize("dtype", native.TYPES, ids=str)
+@pytest.mark.parametrize(
+    "shape", [(1, 1, 1, 2), (2, 3, 5, 7), (3, 8, 4, 2), (2, 17, 9, 9), (1, 40, 11, 30)]
+)
+@pytest.mark.parametrize("threads", [1, 2])
+def test_copies_from_one_memory_format_to_the_other(shape, dtype, threads, monkeypatch):
+    monkeypatch.setattr(native, "PARALLEL", 1)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    formats = torch.contiguous_format, torch.channels_last
+    planes = torch.randn(shape, generator=seeded(0)).to(dtype)
+    for given, wanted in (formats, formats[::-1]):
+        x = planes.contiguous(memory_format=given)
+        y = native.copy(x, wanted)
+        assert y.is_contiguous(memory_format=wanted)
+        assert torch.equal(y, planes)
+    sliced = torch.stack((planes, planes), dim=-1)[..., 0]
+    assert torch.equal(native.copy(sliced, torch.channels_last), planes)
