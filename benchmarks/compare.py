@@ -38,7 +38,7 @@ DEFAULT = tuple(
     for which in PASSES
     for shape in MAIN
 )
-# What `keep_pages` of the harness asks for, as the processes of the two sides read it at their start.
+# What `keep_pages` asks for, as the processes of the two sides read it at their start.
 KEEP_PAGES = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**62)}
 PAUSE = 0.01  # seconds, until the threads of the other process have gone to sleep
 TOLERANCE = 3e-4
