@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 ROOT ?=
 
-.PHONY: demo test lint types docs bench bench-check dist versions sanitize
+.PHONY: demo test lint types docs bench bench-check rivals dist versions sanitize
 demo: .venv/examples
 	$(BIN)/python -m examples.ser.demo $(if $(ROOT),--ravdess "$(ROOT)")
 
@@ -21,6 +21,10 @@ docs: .venv/test
 
 bench: .venv/benchmarks
 	$(BIN)/python -m benchmarks
+
+rivals: .venv/benchmarks .venv/rivals
+	$(BIN)/pip install --quiet --no-deps fightingcv-attention==1.0.0 channel-attention==0.0.1
+	$(BIN)/python -m benchmarks.rivals
 
 bench-check: .venv/benchmarks
 	$(BIN)/python -m benchmarks.check
