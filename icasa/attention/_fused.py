@@ -46,7 +46,7 @@ class Operands(NamedTuple):
     groups: int = 0
     shuffle: bool = False
     residual: bool = False
-    norm: nn.BatchNorm1d | None = None  # where it takes the statistics of the batch
+    norm: nn.BatchNorm1d | None = None  # the BatchNorm, if it takes the statistics of the batch
 
 
 class Refusal(NamedTuple):
@@ -54,7 +54,7 @@ class Refusal(NamedTuple):
 
     expected: str
     got: Any
-    hint: str = "put the layer's own back"
+    hint: str = "put the layer's own part back"
 
 
 def check_fused(fused: bool | None, ndim: int) -> bool | None:
@@ -106,7 +106,7 @@ def _is_worthwhile(x: Tensor) -> bool:
 def _refuse_input(x: Tensor, lengths: Tensor | None) -> Refusal | None:
     """Say what about the input or the call stands in the way."""
     if isinstance(x, Proxy) or torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
-        return Refusal("no trace by torch.jit or torch.fx", "one", "use torch.export")
+        return Refusal("no trace by torch.jit or torch.fx", "a trace", "use torch.export")
     if lengths is not None:
         return Refusal("no lengths", "lengths", "leave them out")
     if x.ndim != 4:
@@ -117,9 +117,9 @@ def _refuse_input(x: Tensor, lengths: Tensor | None) -> Refusal | None:
     if x.dtype not in kernels.TYPES:
         return Refusal(f"x of one of {list(kernels.TYPES)}", x.dtype, "call x.float()")
     if _transforms() or getattr(forward_ad, "_current_level", -1) >= 0:
-        return Refusal("no torch.func transform or forward-mode AD", "one", "leave it")
+        return Refusal("no torch.func transform or forward-mode AD", "one", "leave it out")
     if any(GLOBAL_HOOKS):
-        return Refusal("no hooks on all modules", "some", "remove them")
+        return Refusal("no global module hooks", "some", "remove them")
     return None
 
 
@@ -132,7 +132,7 @@ def _refuse_tensors(found: Operands, x: Tensor) -> Refusal | None:
             continue  # as nearly every one, on every call
         mixed = torch.is_autocast_enabled(device.type)
         if type(p) not in PLAIN and not kernels.is_exporting():
-            return Refusal("plain parameters", type(p).__name__)
+            return Refusal("plain parameters", type(p).__name__, "convert them")
         if p.device != x.device:
             return Refusal(f"parameters on {x.device}", p.device, "move the layer or x")
         if p.dtype != x.dtype and p is not found.beta and not (mixed and p.dtype == torch.float32):
@@ -147,9 +147,8 @@ def _is_own(cls: type) -> bool:
 
 def _gather(layer: Any) -> Operands | Refusal:
     """Return the tensors of a layer, if it computes as the class of this package that it is of."""
-    own: Any
     cls, state = type(layer), layer.__dict__
-    for own in cls.__mro__:
+    for own in cls.__mro__:  # not by next, which older Dynamo does not trace
         if _is_own(own):
             break
     for name in COMPUTING:
@@ -172,7 +171,7 @@ def _refuse_part(name: str, module: Any, *classes: type | str) -> Refusal | None
 
 
 def _ica_operands(layer: Any) -> Operands | Refusal:
-    """Eq. 8-10: a depthwise-separable convolution along the axes, and those of `_axis_operands`."""
+    """Gather those of Eq. 8: a depthwise-separable convolution; then those of `_axis_operands`."""
     reduce = layer._modules["reduce"]
     refused = _refuse_part("reduce", reduce, DepthwiseSeparableConv)
     if refused:
@@ -182,7 +181,7 @@ def _ica_operands(layer: Any) -> Operands | Refusal:
 
 
 def _ca_operands(layer: Any) -> Operands | Refusal:
-    """ICA's, whose depthwise convolution leaves the means as they are."""
+    """Gather those of CA as of an ICA whose depthwise convolution changes nothing."""
     C, M = layer.channels, layer.width
     found = _axis_operands(layer, {"reduce": layer._modules["reduce"]}, ((M, C, 1),))
     if isinstance(found, Refusal):
@@ -192,7 +191,7 @@ def _ca_operands(layer: Any) -> Operands | Refusal:
 
 
 def _axis_operands(layer: Any, reduce: Any, shapes: Sequence[Shape]) -> Operands | Refusal:
-    """Convolutions ``reduce`` with weights of ``shapes``, the norm, and a convolution to each axis.
+    """Gather the convolutions ``reduce``, with weights of ``shapes``, the norm, and Eq. 9 and 10.
 
     Modules are read from the dicts: an attribute of a module takes ten times as long.
     """
@@ -256,7 +255,7 @@ def _norm_tensors(norm: Any, width: int) -> list[Tensor] | Refusal:
 
 
 def _sa_operands(layer: Any) -> Operands | Refusal:
-    """Eq. 13 and 14: a weight and a bias for each half, and those of the norm."""
+    """Gather those of Eq. 13 and 14: a weight and a bias for each half, and those of the norm."""
     own, norm = layer._parameters, layer._modules["norm"]
     refused = _refuse_part("norm", norm, "PlaneNorm")
     if refused:
@@ -274,7 +273,7 @@ def _sa_operands(layer: Any) -> Operands | Refusal:
 
 
 def _icasa_operands(layer: Any) -> Operands | Refusal:
-    """Eq. 5: those of both branches, and beta."""
+    """Gather those of Eq. 5: those of both branches, and beta."""
     branches = []
     for name in ("ica", "sa"):
         branch = layer._modules[name]
@@ -288,7 +287,7 @@ def _icasa_operands(layer: Any) -> Operands | Refusal:
     ica, sa = branches
     beta = layer.beta if layer.bounded else layer.raw_beta  # as the property, a call less
     if beta.shape != (1,):
-        return Refusal("beta of shape (1,)", f"shape {tuple(beta.shape)}")
+        return Refusal("beta of shape (1,)", f"shape {tuple(beta.shape)}", "give it one element")
     eps = (ica.norm_eps, sa.group_eps)
     return Operands(
         ica.ica, sa.sa, beta, *eps, sa.groups, sa.shuffle, residual=layer.residual, norm=ica.norm

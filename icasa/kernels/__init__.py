@@ -40,14 +40,15 @@ def attend(
     """
     if x.is_cuda:
         from icasa.kernels.triton import ops  # noqa: F401 (registers, and is slow to import)
-    planes, statistics = x if x.is_contiguous() else autograd.contiguous(x), None
+    contiguous = x if x.is_contiguous() else autograd.contiguous(x)
+    statistics = None
     if torch.is_grad_enabled() and not is_exporting():
-        y, statistics = autograd.attend(planes, ica, sa, beta, options)
+        y, statistics = autograd.attend(contiguous, ica, sa, beta, options)
     elif options[-1]:
-        y, _, statistics = operators(x).attend_forward(planes, ica, sa, beta, *options)
+        y, _, statistics = operators(x).attend_forward(contiguous, ica, sa, beta, *options)
     else:
-        y = operators(x).attend(planes, ica, sa, beta, *options[:-1])
-    return y if planes is x else autograd.match_memory_format(y, x), statistics
+        y = operators(x).attend(contiguous, ica, sa, beta, *options[:-1])
+    return y if contiguous is x else autograd.match_memory_format(y, x), statistics
 
 
 def backend(device: str = "cpu") -> str:
@@ -58,8 +59,9 @@ def backend(device: str = "cpu") -> str:
 
     - ``None`` (default): use the fast CPU kernel where it is available and faster. On CUDA, and
       with a part of the layer replaced, hooked, pruned or parametrised, PyTorch's operators run.
-    - ``True``: always use it, on CUDA by Triton; raise a ValueError that names the reason where it
-      cannot be used, as with ``lengths``.
+    - ``True``: always use its operator, on CUDA by Triton; raise a ValueError that names the reason
+      where it cannot be used, as with ``lengths``. Where the C does not serve, as for float64, the
+      operator computes in float64 by PyTorch, which is slower than ``False``.
     - ``False``: PyTorch's operators. It is the choice for second derivatives, which a kernel
       refuses.
 
@@ -86,4 +88,4 @@ def backend(device: str = "cpu") -> str:
         )
     if device == "cuda":
         return "triton"
-    return "c" if native.is_built() else "torch"
+    return "c" if native.is_loaded() else "torch"

@@ -1,4 +1,4 @@
-"""The autograd functions around the operators, and the memory formats that these do not read."""
+"""The autograd functions around the operators, and copies between memory formats."""
 
 from collections.abc import Callable, Sequence
 from functools import wraps
@@ -48,7 +48,8 @@ class _Attend(torch.autograd.Function):
     @_once
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, *tensors = ctx.saved_tensors
-        ica, sa, beta, saved = _cut(tensors, [count - count // 2 for count in ctx.counts])
+        weights = [count - count // 2 for count in ctx.counts]  # every second tensor
+        ica, sa, beta, saved = _cut(tensors, weights)
         layer = saved, ica, sa, beta[0] if beta else None
         g = _copy(grads[0], torch.contiguous_format)
         dx, dica, dsa, dbeta = operators(g).attend_backward(g, x, *layer, *ctx.options)
@@ -104,7 +105,7 @@ def contiguous(x: Tensor) -> Tensor:
 
 
 def match_memory_format(y: Tensor, x: Tensor) -> Tensor:
-    """Return contiguous y in the memory format of x."""
+    """Return y, which is contiguous, in the memory format of x."""
     return _Copy.apply(y, _memory_format(x))  # type: ignore[no-any-return, no-untyped-call]
 
 

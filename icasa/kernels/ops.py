@@ -109,7 +109,8 @@ def on_cpu(x: Tensor, ica: Sequence[Tensor]) -> Any:
 
 
 ON_CPU = implement("CPU", on_cpu)
-# PyTorch has no public names for these. A version without one has nothing of its kind active.
+# PyTorch has no public names for these. A version without one for modes has none active; one that
+# cannot tell a batch of gradients always goes through the dispatcher.
 dispatch_modes = getattr(torch._C, "_len_torch_dispatch_stack", int)
 is_batch = getattr(torch._C._functorch, "is_legacy_batchedtensor", lambda x: True)
 function_modes = getattr(torch._C, "_len_torch_function_stack", int)

@@ -106,9 +106,9 @@ def mix(
     residual: bool,
 ) -> Tensor:
     """Gate x by row and column (Eq. 11), by plane and element (Eq. 13, 14), and mix (Eq. 5)."""
-    u = v = x
+    branches: list[Tensor] = []
     if g_h is not None:
-        u = v = x * g_h[:, :, :, None] * g_w[:, :, None, :]
+        branches.append(x * g_h[:, :, :, None] * g_w[:, :, None, :])
     if gate is not None:
         gate, a, b, mean = (value[..., None, None] for value in (gate, a, b, mean))
         x1, x2 = halves(x, groups)
@@ -116,7 +116,8 @@ def mix(
         v = torch.stack([torch.unflatten(half, 1, (groups, -1)) for half in gated], 2).flatten(1, 3)
         if shuffle:  # channel j * C/2 + k goes to 2k + j
             v = torch.unflatten(v, 1, (2, -1)).transpose(1, 2).flatten(1, 2)
-    y = v if beta is None else beta * u + (1 - beta) * v
+        branches.append(v)
+    y = branches[0] if beta is None else beta * branches[0] + (1 - beta) * branches[1]
     return x + y if residual else y
 
 

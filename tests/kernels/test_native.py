@@ -94,7 +94,7 @@ def test_a_library_that_cannot_be_loaded_is_reported_once_and_when_it_is_used(
     (tmp_path / "broken.so").write_text("not a library")
     library, failure = native._load(tmp_path / "broken.so")
     monkeypatch.setattr(native, "LIBRARY", library)
-    monkeypatch.setattr(native, "_failure", failure)
+    monkeypatch.setattr(native, "_reason", failure)
     layer, x = make(icasa.SA, fused=None), torch.randn(2, 8, 3, 5)
     with pytest.warns(RuntimeWarning, match="the CPU uses PyTorch's operators: .*broken.so"):
         layer(x)
@@ -104,8 +104,16 @@ def test_a_library_that_cannot_be_loaded_is_reported_once_and_when_it_is_used(
         assert icasa.backend() == "torch"
 
 
-def test_no_library_is_no_failure(tmp_path):
-    assert native._load(tmp_path / "missing.so") == (None, "")
+def test_a_missing_library_is_reported_once_when_it_would_be_used(tmp_path, monkeypatch):
+    library, reason = native._load(tmp_path / "missing.so")
+    monkeypatch.setattr(native, "LIBRARY", library)
+    monkeypatch.setattr(native, "_reason", reason)
+    layer, x = make(icasa.SA, fused=None), torch.randn(2, 8, 3, 5)
+    with pytest.warns(RuntimeWarning, match="PyTorch's operators: no C library: none in the wheel"):
+        layer(x)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        layer(x)
 
 
 def test_a_library_of_one_thread_is_used_where_that_is_faster(monkeypatch):
