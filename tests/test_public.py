@@ -128,6 +128,15 @@ def test_other_rooms_use_public_names_only(room):
                 assert taken in PUBLIC, f"{path} -> {taken}"
 
 
+def test_the_tests_of_the_library_need_no_other_folder():
+    """So that they run on an installed icasa, by .ci/library."""
+    apart = {"examples", "benchmarks", "docs"}
+    for path in (ROOT / "tests").rglob("*.py"):
+        if path.relative_to(ROOT / "tests").parts[0] not in apart:
+            for taken in imports(path):
+                assert taken.split(".")[0] not in apart, f"{path} -> {taken}"
+
+
 def ruff_order(name):
     """RUF022's isort style: CONSTANTS, then Classes, then the rest."""
     rank = 0 if name.isupper() and len(name) > 1 else 1 if name[0].isupper() else 2

@@ -19,8 +19,12 @@ from icasa.kernels.ops import operators
 
 TYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 DEVICES = ("cpu", "cuda") if triton.is_installed() else ("cpu",)
-# Before torch had is_exporting, an export could not be told from a compilation.
-is_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
+
+
+def is_exporting() -> bool:
+    """Whether torch.export traces; before 2.12 torch's own function is true in any compilation."""
+    exporting = torch.compiler.is_exporting()
+    return bool(getattr(torch.compiler, "_is_exporting_flag", exporting))
 
 
 def attend(

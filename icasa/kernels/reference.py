@@ -5,7 +5,7 @@ gates. It computes in float64 whatever the type of the map, and autograd gives t
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -14,6 +14,8 @@ from torch import Tensor
 from torch.overrides import enable_reentrant_dispatch
 
 Gate = Any  # a tensor, or None where the branch is missing
+# PyTorch has no public name for it. A version without one reports such a mode as its own error.
+_without_modes = getattr(torch._C, "_DisableTorchDispatch", nullcontext)
 
 
 def statistics_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -145,7 +147,7 @@ def differentiable() -> Iterator[None]:
     with torch.enable_grad(), ExitStack() as stack:
         if not torch.zeros((), requires_grad=True).clone().requires_grad:
             stack.enter_context(enable_reentrant_dispatch())
-            stack.enter_context(torch._C._DisableTorchDispatch())
+            stack.enter_context(_without_modes())
         yield
 
 
