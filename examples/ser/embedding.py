@@ -57,8 +57,7 @@ def embed(
     corpus, data = cut(corpus, frames, flags)
     test = data["test"]
     made = torch.cat([net.embed(x) for x in test.x.split(256)])
-    clips = [corpus.utterances[i] for i in test.utterance.unique().tolist()]
-    return clip_means(test.x.flatten(1), test), clip_means(made, test), clips
+    return clip_means(test.x.flatten(1), test), clip_means(made, test), test.clips(corpus)
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:

@@ -31,7 +31,7 @@ def write_results(
     corpus: Corpus, test: Segments, state: dict[str, Any], facts: dict[str, Any], out: Path
 ) -> list[dict[str, Any]]:
     """Write result.csv, history.csv, predictions.json and the pictures; return the rows."""
-    clips = [corpus.utterances[i] for i in test.utterance.unique().tolist()]
+    clips = test.clips(corpus)
     y = np.array([corpus.labels.index(clip.label) for clip in clips])
     title = "{corpus}, fold {fold}: attention {attention}, augmentation {augmentation}".format(
         **facts
@@ -55,7 +55,7 @@ def write_results(
     ]
     record = {
         "labels": corpus.labels, "folds": corpus.folds, "notes": corpus.notes, "run": facts,
-        "pairs": state["pairs"], "rows": rows, "history": state["history"],
+        "data": state["data"], "pairs": state["pairs"], "rows": rows, "history": state["history"],
         "utterances": utterances,
     }  # fmt: skip
     text = json.dumps(record, indent=0)
