@@ -162,7 +162,7 @@ def main(argv: Sequence[str] | None = None) -> list[str]:
         print(f"note: {note}")
     print(f"\n{corpus.name}\n{show(table(corpus, frames))}\n")
     for fold in corpus.folds:
-        lines = describe(split(corpus, fold, can_validate(corpus, fold)), corpus.labels)
+        lines = describe(split(corpus, fold, can_validate(corpus, fold)).sides(), corpus.labels)
         print("\n  ".join([f"fold {fold}", *lines]))
     found = odd(corpus)
     print("\nodd:" if found else "\nnothing odd")

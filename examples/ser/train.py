@@ -207,7 +207,7 @@ def run(
     with fabric.rank_zero_first():
         corpus, frames = read(args, fault, FEATURES[args.features])
         corpus, data = cut(corpus, frames, args)
-    identity = digests(corpus, frames, data)
+    identity = digests(corpus, frames, {side: part.clips(corpus) for side, part in data.items()})
     for note in grouped(corpus.notes):
         fabric.print(f"note: {note}")
     data = {part: segments.to(fabric.device) for part, segments in data.items()}

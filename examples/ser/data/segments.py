@@ -63,6 +63,10 @@ class Segments:
         """Copy to `device`."""
         return Segments(**{name: value.to(device) for name, value in vars(self).items()})
 
+    def clips(self, corpus: Corpus) -> list[Utterance]:
+        """Return the utterances of `corpus` that the segments are of, each once, in its order."""
+        return [corpus.utterances[i] for i in self.utterance.unique().tolist()]
+
 
 def make_segments(
     corpus: Corpus,

@@ -119,7 +119,8 @@ class Cell:
 
 def corpus_in_names(name: str) -> str:
     """Return a corpus's name as the names of its cells have it."""
-    return name if re.fullmatch(CORPUS, name) else re.sub(r"\W", "_", name)
+    short = name[:60]  # a file's name ends at 255 bytes
+    return short if re.fullmatch(CORPUS, short) else re.sub(r"\W", "_", short)
 
 
 def write_cell(content: bytes, target: Path) -> None:

@@ -93,7 +93,11 @@ def default_config(preset: str) -> dict[str, str]:
 
 def fold_number(text: str) -> int | str:
     """Return the number of folds, or "speaker" for one fold per speaker."""
-    return text if text == "speaker" else int(text)
+    if text == "speaker":
+        return text
+    if not (text.isdecimal() and int(text) > 1):
+        raise argparse.ArgumentTypeError(f"expected 2 or more, or 'speaker', got {text!r}")
+    return int(text)
 
 
 def add_corpus(parser: argparse.ArgumentParser) -> Any:
