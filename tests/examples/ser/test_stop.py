@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM end a real training by a line, and the same command ends as an undisturbed one."""
+"""Ctrl-C and SIGTERM end a real training by a line; the same command then ends it."""
 
 import signal
 import subprocess
