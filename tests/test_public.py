@@ -65,6 +65,7 @@ ARROWS = {
     "icasa.attention.__init__": {"torch", "icasa.attention"},
     "icasa.kernels": {"torch", "icasa.kernels"},
     "icasa.kernels.triton": {"torch", "triton", "icasa.kernels"},
+    "icasa.maps": {"torch", "icasa._check", "icasa.attention"},
     "icasa.insert": {"torch", "icasa._check", "icasa._places", "icasa._trace", "icasa.attention"},
     "icasa._places": {"torch", "icasa._trace", "icasa.attention"},
     "icasa._trace": {"torch"},

@@ -15,8 +15,8 @@ from pathlib import Path
 from examples.errors import UserError, user_errors
 from examples.provenance import Row
 from examples.ser.data.corpora import Corpus, Utterance, few, grouped
+from examples.ser.data.feature_cache import Frames
 from examples.ser.data.features import FEATURES, FRAMES_PER_S, MFCC_39
-from examples.ser.data.frames import Frames
 from examples.ser.data.load import read
 from examples.ser.data.splits import describe, split
 from examples.ser.run.figures import draw_corpus

@@ -22,7 +22,7 @@ from examples.errors import user_errors
 from examples.provenance import git_commit, provenance, write_csv
 from examples.ser.data.corpora import Corpus, Utterance
 from examples.ser.data.digests import digests
-from examples.ser.data.frames import Frames
+from examples.ser.data.feature_cache import Frames
 from examples.ser.data.load import cut, read
 from examples.ser.data.segments import Segments
 from examples.ser.grid.cells import GRID, OURS, RESULTS, Cell, corpus_in_names, read_cells

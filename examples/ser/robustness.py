@@ -23,7 +23,7 @@ from examples.provenance import git_commit, provenance
 from examples.ser.data.corpora import Corpus, CorpusError, grouped
 from examples.ser.data.degrade import CONDITIONS, degraded_frames
 from examples.ser.data.digests import digests
-from examples.ser.data.frames import Frames
+from examples.ser.data.feature_cache import Frames
 from examples.ser.data.load import read
 from examples.ser.data.segments import make_segments
 from examples.ser.data.splits import split

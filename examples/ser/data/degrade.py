@@ -23,7 +23,7 @@ from scipy.signal import fftconvolve
 
 from examples.ser.data.audio import Clip, ClipError, read_clip
 from examples.ser.data.corpora import Corpus, Utterance
-from examples.ser.data.frames import Frames, load_frames
+from examples.ser.data.feature_cache import Frames, load_frames
 
 MP3_KBPS = 128
 # libsndfile's compression level that gives a constant 128 kbps, by sample rate in Hz.
@@ -169,7 +169,7 @@ def utterance_rng(utterance: str, seed: int) -> np.random.Generator:
 
 @dataclass(frozen=True)
 class DegradedReader:
-    """Reads clips under a condition, for `frames.load_frames`."""
+    """Reads clips under a condition, for `feature_cache.load_frames`."""
 
     condition: str
     seed: int
@@ -208,7 +208,7 @@ def degraded_frames(
     progress: bool = True,
     telephone: bool = False,
 ) -> tuple[Corpus, Frames]:
-    """Load frames as `frames.load_frames` does, of each clip under a condition of `CONDITIONS`.
+    """Load frames as `feature_cache.load_frames` does, of each clip under a condition of `CONDITIONS`.
 
     The cache has one file per condition (and seed, for noise); "clean" has that of `load_frames`.
     """

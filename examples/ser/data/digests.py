@@ -9,7 +9,7 @@ from pathlib import PurePosixPath
 import numpy as np
 
 from examples.ser.data.corpora import Corpus, Utterance
-from examples.ser.data.frames import Frames
+from examples.ser.data.feature_cache import Frames
 
 
 def digests(

@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 
 from examples.ser.data.corpora import Corpus, CorpusError, Utterance
+from examples.ser.data.feature_cache import Frames, load_frames
 from examples.ser.data.features import FEATURES, MFCC_39, FeatureSet
-from examples.ser.data.frames import Frames, load_frames
 from examples.ser.data.iemocap import load_iemocap
 from examples.ser.data.manifest import load_manifest
 from examples.ser.data.pack import unpack

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from examples.errors import UserError
 from examples.ser.data.corpora import Corpus, Utterance
+from examples.ser.data.feature_cache import Frames
 from examples.ser.data.features import FRAMES_PER_S, MFCC_39
-from examples.ser.data.frames import Frames
 from examples.ser.data.standardize import Standardizer
 
 

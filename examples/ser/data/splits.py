@@ -16,7 +16,7 @@ from sklearn.model_selection import StratifiedKFold
 
 from examples.errors import UserError
 from examples.ser.data.corpora import Corpus, CorpusError, Utterance, few
-from examples.ser.data.frames import Frames
+from examples.ser.data.feature_cache import Frames
 
 PROTOCOLS = ("speaker", "leaky-utterance", "leaky-segment")
 SPLIT_SEED = 0  # of the random folds, the same for every model and seed

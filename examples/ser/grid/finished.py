@@ -8,8 +8,8 @@ from typing import Any
 
 from examples.ser.data.corpora import Corpus, few
 from examples.ser.data.digests import differing, digests
+from examples.ser.data.feature_cache import Frames
 from examples.ser.data.features import FEATURES
-from examples.ser.data.frames import Frames
 from examples.ser.data.load import read, split_by_protocol
 from examples.ser.run import flags
 

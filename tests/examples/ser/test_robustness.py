@@ -11,7 +11,7 @@ import pytest
 from examples.errors import UserError
 from examples.ser import robustness
 from examples.ser.data.degrade import CONDITIONS
-from examples.ser.data.frames import load_frames
+from examples.ser.data.feature_cache import load_frames
 from examples.ser.data.manifest import load_manifest
 from examples.ser.grid.cells import read_cells
 from examples.ser.run.evaluate import scores
