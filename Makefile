@@ -2,8 +2,12 @@
 PYTHON ?= python3
 BIN := .venv/bin
 ROOT ?=
+SEED ?= 0
+# The library's own tests, without those of the examples, the benchmarks, the site and other tools.
+LIBRARY := icasa tests $(addprefix --ignore=tests/,examples benchmarks docs test_matrix.py)
 
-.PHONY: demo test lint types docs bench bench-check dist versions sanitize
+.PHONY: demo test lint types docs bench bench-check dist versions sanitize fuzz coverage \
+	mutation
 demo: .venv/examples
 	$(BIN)/python -m examples.ser.demo $(if $(ROOT),--ravdess "$(ROOT)")
 
@@ -33,6 +37,15 @@ versions:
 
 sanitize: .venv/test
 	.ci/sanitize $(BIN)/python
+
+fuzz: .venv/test
+	$(BIN)/python -m tests.fuzz --cases 5000 --seed $(SEED)
+
+coverage: .venv/coverage
+	$(BIN)/python -m pytest --cov $(LIBRARY)
+
+mutation: .venv/mutation
+	$(BIN)/python -m tests.mutation --seed $(SEED)
 
 .venv/%: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

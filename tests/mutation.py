@@ -2,26 +2,29 @@
 
 ``python -m tests.mutation`` draws mutants of `FILES` by Cosmic Ray's operators and runs on each the
 test files that mirror its file. It writes a row a mutant to tests/results/mutation.csv and goes on
-where it was stopped; ``--again survived`` runs those of a status anew. A place is drawn by a hash of
-its line, so that a change elsewhere leaves the draw as it is. Why a survivor is none to be killed
-stands in tests/results/survivors.csv, written by hand.
+where it was stopped; ``--again survived`` runs those of a status anew. A place is drawn by a hash of its
+line, so that a change elsewhere leaves the draw as it is. Why a survivor is none to be killed stands
+in tests/results/survivors.csv, written by hand.
 """
 
 import argparse
 import ast
 import hashlib
+import multiprocessing
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import NamedTuple
 
+import pytest
+import torch._dynamo  # noqa: F401 - so that each mutant is spared the time
 from cosmic_ray.ast import ast_nodes, get_ast
 from cosmic_ray.mutating import mutate_code
 from cosmic_ray.plugins import get_operator, operator_names
@@ -124,27 +127,31 @@ def mirrored(file: str) -> list[str]:
     return list(dict.fromkeys([*[own] * (ROOT / own).is_file(), *more]))
 
 
+def test(folder: Path, tests: list[str]) -> None:
+    """Run tests in `folder` until one fails, in a process forked from one that has read torch."""
+    os.setsid()
+    os.chdir(folder)
+    for name in [n for n in sys.modules if n.split(".")[0] in ("tests", "examples", "__main__")]:
+        del sys.modules[name]
+    sys.modules["__main__"] = ModuleType("__main__")  # which a test's own processes read anew
+    sys.path[:] = [str(folder), *(p for p in sys.path if p and Path(p) != ROOT)]
+    os.environ["PYTHONPATH"] = str(folder)
+    silence = os.open(os.devnull, os.O_WRONLY)
+    for stream in (1, 2):
+        os.dup2(silence, stream)
+    sys.exit(pytest.main(["-q", "-x", "-p", "no:cacheprovider", *tests]))
+
+
 def run(folder: Path, tests: list[str], limit: float) -> str:
-    """Run tests until one fails: "killed", "survived" or "timeout"."""
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *tests]
-    where = {"PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(
-        command,
-        cwd=folder,
-        env={**os.environ, **where},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    try:
-        code = process.wait(limit)
-    except subprocess.TimeoutExpired:
+    """Say how tests end: "killed", "survived" or "timeout"."""
+    process = multiprocessing.get_context("fork").Process(target=test, args=(folder, tests))
+    process.start()
+    process.join(limit)
+    if process.exitcode is None:
+        os.killpg(process.pid or 0, signal.SIGKILL)
+        process.join()
         return "timeout"
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-    return "killed" if code else "survived"
+    return "killed" if process.exitcode else "survived"
 
 
 def copy(folder: Path) -> None:
@@ -158,6 +165,8 @@ def copy(folder: Path) -> None:
 
 
 def main() -> None:
+    sys.dont_write_bytecode = True
+    os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
     flags = argparse.ArgumentParser(description=__doc__)
     flags.add_argument("--mutants", type=int, default=300)
     flags.add_argument("--seed", type=int, default=0)
