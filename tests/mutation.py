@@ -1,10 +1,10 @@
 """Mutation testing: change one thing in a copy of icasa, and see that a test fails.
 
-``python -m tests.mutation`` draws mutants of `FILES` by Cosmic Ray's operators and runs on each the
-test files that mirror its file. It writes a row a mutant to tests/results/mutation.csv and goes on
-where it was stopped; ``--again survived`` runs those of a status anew. A place is drawn by a hash of its
-line, so that a change elsewhere leaves the draw as it is. Why a survivor is none to be killed stands
-in tests/results/survivors.csv, written by hand.
+``python -m tests.mutation`` draws mutants of `FILES` by Cosmic Ray's operators, and runs on each
+the test files that mirror its file. It writes a row a mutant to tests/results/mutation.csv, and
+goes on where it was stopped; ``--again survived`` runs those of a status anew. A place is drawn by
+a hash of its line, so a change elsewhere leaves the draw as it is. tests/results/survivors.csv,
+written by hand, says why a survivor need not be killed.
 """
 
 import argparse

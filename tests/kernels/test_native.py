@@ -2,6 +2,7 @@
 
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -106,6 +107,16 @@ def test_a_library_that_cannot_be_loaded_is_reported_once_and_when_it_is_used(
 
 def test_no_library_is_no_failure(tmp_path):
     assert native._load(tmp_path / "missing.so") == (None, "")
+
+
+def test_no_memory_for_the_gates_is_an_error(monkeypatch):
+    layer, x = make(icasa.SA), torch.randn(2, 8, 3, 5, requires_grad=True)
+    y = layer(x)
+    failing = SimpleNamespace(icasa_attend=lambda *_: 0, icasa_attend_backward=lambda *_: 0)
+    monkeypatch.setattr(native, "LIBRARY", failing)
+    for call in (lambda: layer(x), y.sum().backward):
+        with pytest.raises(MemoryError, match="expected memory for the gates, got none; give few"):
+            call()
 
 
 def test_a_library_of_one_thread_is_used_where_that_is_faster(monkeypatch):
