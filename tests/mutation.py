@@ -29,12 +29,13 @@ from cosmic_ray.ast import ast_nodes, get_ast
 from cosmic_ray.mutating import mutate_code
 from cosmic_ray.plugins import get_operator, operator_names
 
-from examples.provenance import git_commit, read_csv, write_csv
+from examples.provenance import Row, git_commit, read_csv, write_csv
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "tests" / "results"
 FOLDERS = ("attention", "augment", "kernels")
 FILES = [path for folder in FOLDERS for path in sorted((ROOT / "icasa" / folder).glob("*.py"))]
+LEAST = 0.97  # of the mutants must be noticed
 COPIED = ("icasa", "tests", "examples", "README.md", "hatch_build.py", "pyproject.toml")
 
 LAYER = tuple(f"tests/test_{name}.py" for name in ("errors", "padding", "contract"))
@@ -164,6 +165,38 @@ def copy(folder: Path) -> None:
             shutil.copy(source, target)
 
 
+def row_of(mutant: Mutant, folder: Path, limit: float, seed: int) -> Row:
+    """Run the tests of a mutant, and say how they ended."""
+    start, target = time.perf_counter(), folder / mutant.file
+    code = target.read_text()
+    target.write_text(mutant.code)
+    status = run(folder, mirrored(mutant.file), limit)
+    target.write_text(code)
+    return {
+        "mutant": mutant.name,
+        "file": mutant.file,
+        "line": mutant.line,
+        "change": mutant.change,
+        "status": status,
+        "seconds": round(time.perf_counter() - start),
+        "seed": seed,
+        "commit": git_commit(),
+    }
+
+
+def finish(rows: list[Row], seed: int) -> None:
+    """Count the mutants by status, and raise where too many survived without a reason."""
+    reasons = {row["mutant"] for row in read_csv(RESULTS / "survivors.csv")}
+    left = {row["mutant"] for row in rows if row["status"] == "survived"}
+    counts = Counter(row["status"] for row in rows)
+    print(
+        f"{len(rows)} mutants of seed {seed}: {counts['killed']} killed, {counts['timeout']} past "
+        f"the time limit, {len(left)} survived, {len(left & reasons)} of them with a reason"
+    )
+    if len(left) > (1 - LEAST) * len(rows):
+        raise SystemExit(f"expected {LEAST:.0%} of the mutants to be noticed; {RESULTS} has which")
+
+
 def main() -> None:
     sys.dont_write_bytecode = True
     os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
@@ -173,34 +206,23 @@ def main() -> None:
     flags.add_argument("--limit", type=float, default=600, help="seconds for the tests of a mutant")
     flags.add_argument("--again", help="a status whose mutants are run anew")
     args = flags.parse_args()
-    RESULTS.mkdir(exist_ok=True)
     path, mutants = RESULTS / "mutation.csv", draw(args.seed, args.mutants)
     known = read_csv(path) if path.is_file() else []
     done = {row["mutant"]: row for row in known if row["status"] != args.again}
+    missing = [mutant for mutant in mutants if mutant.name not in done]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         copy(folder)
-        for mutant in mutants:
-            if mutant.name in done:
-                continue
-            start, target = time.perf_counter(), folder / mutant.file
-            code = target.read_text()
-            target.write_text(mutant.code)
-            status = run(folder, mirrored(mutant.file), args.limit)
-            target.write_text(code)
-            done[mutant.name] = {
-                "mutant": mutant.name,
-                "file": mutant.file,
-                "line": mutant.line,
-                "change": mutant.change,
-                "status": status,
-                "seconds": round(time.perf_counter() - start),
-                "seed": args.seed,
-                "commit": git_commit(),
-            }
+        for tests in {tuple(mirrored(mutant.file)): None for mutant in missing}:
+            if run(folder, list(tests), args.limit) != "survived":
+                raise SystemExit(f"expected {' '.join(tests)} to pass on icasa as it is, got not")
+        for mutant in missing:
+            done[mutant.name] = row_of(mutant, folder, args.limit, args.seed)
             rows = [done[m.name] for m in mutants if m.name in done]
             write_csv(path, rows)
-            print(f"{len(rows)}/{len(mutants)} {status} {mutant.file}:{mutant.line}", flush=True)
+            what = f"{done[mutant.name]['status']} {mutant.file}:{mutant.line}"
+            print(f"{len(rows)}/{len(mutants)} {what}", flush=True)
+    finish([done[mutant.name] for mutant in mutants], args.seed)
 
 
 if __name__ == "__main__":

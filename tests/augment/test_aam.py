@@ -297,5 +297,4 @@ def test_a_representation_of_another_shape_is_refused():
 
 def test_the_options_are_shown():
     shown = "alpha=2.0, pairing='balanced', representation='mean', fixed_size=False"
-    assert repr(AAM(K, threshold=0.4, pairing="balanced")) == f"AAM(3, threshold=0.4, {shown})"
     assert repr(AAM(K, quantile=0.5, pairing="balanced")) == f"AAM(3, quantile=0.5, {shown})"
