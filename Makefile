@@ -3,6 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 ROOT ?=
 SEED ?= 0
+CASES ?= 5000
 # The library's own tests, without those of the examples, the benchmarks, the site and other tools.
 LIBRARY := icasa tests $(addprefix --ignore=tests/,examples benchmarks docs test_matrix.py)
 
@@ -39,7 +40,7 @@ sanitize: .venv/test
 	.ci/sanitize $(BIN)/python
 
 fuzz: .venv/test
-	$(BIN)/python -m tests.fuzz --cases 5000 --seed $(SEED)
+	$(BIN)/python -m tests.fuzz --cases $(CASES) --seed $(SEED)
 
 coverage: .venv/coverage
 	$(BIN)/python -m pytest --cov $(LIBRARY)

@@ -1,7 +1,7 @@
 """Run the commands that show what docs/promises promises, and write what they print.
 
-``python -m tests.promises [NAME ...]`` runs all or those named, each from the root, and writes a row
-each to tests/results/promises.csv.
+``python -m tests.promises [NAME ...]`` runs all or those named, each from the root, and writes a
+row each to tests/results/promises.csv.
 """
 
 import argparse
@@ -24,7 +24,7 @@ COMMANDS = {
     "range": "python -m pytest -q tests/kernels/test_range.py",
     "bits": "python -m pytest -q tests/kernels/test_determinism.py tests/kernels/test_native.py",
     "memory": "make sanitize",
-    "fuzz": "make fuzz",
+    "fuzz": "make fuzz CASES=1000",
     "leak": "python -m pytest -q tests/kernels/test_endurance.py",
     "misfits": "python -m pytest -q tests/kernels/test_sizes.py tests/attention/test_misfits.py "
     "tests/attention/test_fused_parts.py tests/test_errors.py",
@@ -43,9 +43,7 @@ def run(command: str) -> str:
     """Return the lines that a command prints of what it found; raise if it fails."""
     first, *words = shlex.split(command)
     if first == "make":  # by the tools beside this Python, which need no environment of their own
-        made = [
-            word for name in ("test", "coverage", "mutation") for word in ("-o", f".venv/{name}")
-        ]
+        made = shlex.split("-o .venv/test -o .venv/coverage -o .venv/mutation")
         words = [*made, f"BIN={Path(sys.executable).parent}", *words]
     call = [sys.executable if first == "python" else first, *words]
     done = subprocess.run(call, cwd=ROOT, capture_output=True, text=True, check=False)
