@@ -166,4 +166,5 @@ def test_a_generator_of_another_device_is_refused():
 
 
 def test_the_options_are_shown():
+    assert repr(MixUp(K)) == repr(MixUp(K, alpha=0.2))
     assert repr(MixUp(K, alpha=0.4)) == f"MixUp({K}, alpha=0.4, per_sample=False)"

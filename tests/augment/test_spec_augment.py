@@ -182,3 +182,4 @@ def test_a_generator_of_another_device_is_refused():
 def test_the_options_are_shown():
     shown = "freq_masks=1, freq_width=2, time_masks=3, time_width=4, value=5.0"
     assert repr(SpecAugment(1, 2, 3, 4, value=5)) == f"SpecAugment({shown})"
+    assert repr(SpecAugment()) == repr(SpecAugment(2, 7, 2, 40, value=0))
