@@ -46,7 +46,7 @@ coverage: .venv/coverage
 	$(BIN)/python -m pytest --cov $(LIBRARY)
 
 mutation: .venv/mutation
-	$(BIN)/python -m tests.mutation --seed $(SEED)
+	$(BIN)/python -m tests.mutation
 
 .venv/%: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
