@@ -2,8 +2,13 @@
 PYTHON ?= python3
 BIN := .venv/bin
 ROOT ?=
+SEED ?= 0
+CASES ?= 5000
+# The library's own tests, without those of the examples, the benchmarks, the site and other tools.
+LIBRARY := icasa tests $(addprefix --ignore=tests/,examples benchmarks docs test_matrix.py)
 
-.PHONY: demo test lint types docs bench bench-check rivals dist versions sanitize
+.PHONY: demo test lint types docs bench bench-check rivals dist versions sanitize fuzz coverage \
+	mutation
 demo: .venv/examples
 	$(BIN)/python -m examples.ser.demo $(if $(ROOT),--ravdess "$(ROOT)")
 
@@ -37,6 +42,15 @@ versions:
 
 sanitize: .venv/test
 	.ci/sanitize $(BIN)/python
+
+fuzz: .venv/test
+	$(BIN)/python -m tests.fuzz --cases $(CASES) --seed $(SEED)
+
+coverage: .venv/coverage
+	$(BIN)/python -m pytest --cov $(LIBRARY)
+
+mutation: .venv/mutation
+	$(BIN)/python -m tests.mutation
 
 .venv/%: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

@@ -9,6 +9,8 @@ from hypothesis import HealthCheck, settings
 import icasa
 from icasa.kernels import native
 
+collect_ignore = ["mutation.py", "promises.py"]  # commands, which need more than the library
+
 settings.register_profile(
     "ci",
     derandomize=True,

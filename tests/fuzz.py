@@ -55,13 +55,19 @@ class Case(NamedTuple):
     seed: int
 
 
+def divisor(layer: str, options: dict[str, Any]) -> int:
+    """What the number of channels is a multiple of."""
+    return 1 if layer == "ICA" else 2 * options["groups"]
+
+
 def draw(random_: random.Random) -> Case:
     """Any case."""
     layer = random_.choice(list(CLASSES))
     options = {name: random_.choice(OPTIONS[name]) for name in TAKEN[layer]}
     mode = random_.choice(("eval", "train", "frozen") if layer != "SA" else ("eval", "train"))
     dtype = random_.choice(list(LOUDEST))
-    channels = 2 * options.get("groups", 1) * random_.choice((1, 2, 3, 5, 8))
+    step = divisor(layer, options)
+    channels = step * random_.choice((1, 2, 3, 5, 8))
     while True:
         shape = (random_.choice((1, 2, 3, 5, 9)), channels, *random_.choices(SIZES, k=2))
         if torch.Size(shape).numel() <= ELEMENTS:
@@ -87,7 +93,7 @@ def simpler(case: Case) -> Iterator[Case]:
     ):
         if getattr(case, field) != value:
             yield case._replace(**{field: value})
-    step = 2 * case.options.get("groups", 1)
+    step = divisor(case.layer, case.options)
     for axis, size in enumerate(case.shape):
         for less in {
             step if axis == 1 else 1,

@@ -49,6 +49,23 @@ def test_true_refuses_what_it_cannot_serve_and_none_serves_it(cls):
 
 
 @every_class
+def test_true_refuses_tensors_of_another_type_or_device(cls):
+    layer = cls(8, fused=True)
+    refuse(layer, X.to(torch.float8_e5m2), r"x of one of .*, got torch.float8_e5m2; call x.float")
+    refuse(layer.double(), X, r"parameters of torch.float32, got torch.float64; convert")
+    refuse(layer.to("meta"), X, "parameters on cpu, got meta; move the layer or x")
+
+    class Tagged(torch.Tensor):
+        pass
+
+    layer = cls(8, fused=True)
+    name, p = next(iter(layer.named_parameters()))
+    owner = layer.get_submodule(name.rpartition(".")[0])
+    setattr(owner, name.rpartition(".")[2], torch.nn.Parameter(p.detach().as_subclass(Tagged)))
+    refuse(layer, X, "plain parameters, got ")
+
+
+@every_class
 def test_takes_two_axes_and_one_of_three_values_when_it_is_built(cls):
     with pytest.raises(ValueError, match="expected ndim=2 with fused=True, got ndim=3; use"):
         cls(8, ndim=3, fused=True)
@@ -128,6 +145,13 @@ def test_exports_the_operators_only_when_told_to(cls, fused, strict):
     program = torch.export.export(layer, (example,), dynamic_shapes=(sizes,), strict=strict)
     assert ("icasa.attend" in str(program)) == (fused is True)
     torch.testing.assert_close(program.module()(X), layer(X))
+
+
+@every_class
+def test_a_default_layer_exports_pytorchs_operators_for_large_maps_too(cls):
+    example = torch.randn(2, 8, 128, 129)  # more than 2^18 elements
+    program = torch.export.export(cls(8).eval(), (example,))
+    assert "icasa." not in str(program.graph)
 
 
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])

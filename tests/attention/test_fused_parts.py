@@ -118,6 +118,10 @@ SWAPS = {
         icasa.SA,
         lambda sa: setattr(sa, "norm", nn.GroupNorm(1, 4)),
     ),
+    r"SA with fused=True expected norm with 4 groups of one channel, got PlaneNorm\(2, 4": (
+        icasa.SA,
+        lambda sa: setattr(sa.norm, "num_groups", 2),
+    ),
     r"SA with fused=True expected norm without hooks": (icasa.SA, lambda sa: hook(sa.norm)),
     r"expected ICA as ica, got Doubled": (
         icasa.ICASA,

@@ -148,4 +148,7 @@ def test_gates_have_one_value_per_channel_and_place_on_their_axis(ndim):
 def test_without_norm_there_are_no_statistics_and_one_value_trains():
     layer = ICA(8, norm=False, ndim=1)
     assert not list(layer.buffers())
+    before = layer.expand[0].weight.clone()
+    layer.reset_parameters()
+    assert (layer.expand[0].weight != before).any()
     assert layer.train()(torch.randn(1, 8, 1)).shape == (1, 8, 1)

@@ -289,7 +289,6 @@ def test_errors_say_what_was_expected_and_got(change, message):
         AAM(K)(**good | change)
 
 
-def test_a_representation_of_another_shape_is_refused():
-    x, y, d = batch(4)
-    with pytest.raises(ValueError, match=r"floats of shape \(4, D\), got .*\(4, 2, 5\); end it"):
-        AAM(K, representation=lambda x: x)(x, y, d)
+def test_the_options_are_shown():
+    shown = "alpha=2.0, pairing='balanced', representation='mean', fixed_size=False"
+    assert repr(AAM(K, quantile=0.5, pairing="balanced")) == f"AAM(3, quantile=0.5, {shown})"

@@ -131,3 +131,7 @@ def test_the_shortest_crop_is_the_fraction_without_its_rounding():
     lengths = torch.full((4000,), 200)
     small = crop(x, lengths.to(torch.uint8), generator=seeded(0), return_lengths=True)[1]
     assert torch.equal(small, kept)
+
+
+def test_the_option_is_shown():
+    assert repr(RandomCrop(min_fraction=0.4)) == "RandomCrop(min_fraction=0.4)"

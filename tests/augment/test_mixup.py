@@ -163,3 +163,8 @@ def test_a_generator_of_another_device_is_refused():
     y = torch.zeros(4, K, device="meta")
     with pytest.raises(ValueError, match=r"expected generator on x's device meta, got cpu; make"):
         MixUp(K)(x, y, generator=seeded(0))
+
+
+def test_the_options_are_shown():
+    assert repr(MixUp(K)) == repr(MixUp(K, alpha=0.2))
+    assert repr(MixUp(K, alpha=0.4)) == f"MixUp({K}, alpha=0.4, per_sample=False)"

@@ -67,3 +67,16 @@ def test_a_network_as_representation_stays_its_owner_s():
     net.eval()
     aam.train()
     assert not net.training
+
+
+@pytest.mark.parametrize(
+    ("represent", "got"),
+    [
+        (lambda x: x, r"torch.float32 \(4, 2, 5\)"),
+        (lambda x: x[:3, 0], r"torch.float32 \(3, 5\)"),
+        (lambda x: x[:, 0].long(), r"torch.int64 \(4, 5\)"),
+    ],
+)
+def test_a_representation_of_another_shape_or_type_is_refused(represent, got):
+    with pytest.raises(ValueError, match=rf"floats of shape \(4, D\), got {got}; end it"):
+        AAM(2, representation=represent, alpha=0)(torch.ones(4, 2, 5), torch.arange(4) % 2)

@@ -177,3 +177,9 @@ def test_errors_say_what_was_expected_and_got(x, lengths, message):
 def test_a_generator_of_another_device_is_refused():
     with pytest.raises(ValueError, match=r"expected generator on x's device meta, got cpu"):
         SpecAugment(2, 7, 2, 9)(torch.zeros(4, H, W, device="meta"), generator=seeded(0))
+
+
+def test_the_options_are_shown():
+    shown = "freq_masks=1, freq_width=2, time_masks=3, time_width=4, value=5.0"
+    assert repr(SpecAugment(1, 2, 3, 4, value=5)) == f"SpecAugment({shown})"
+    assert repr(SpecAugment()) == repr(SpecAugment(2, 7, 2, 40, value=0))

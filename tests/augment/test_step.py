@@ -126,7 +126,7 @@ def brier(logits, target, *, reduction):
     return loss if reduction == "none" else loss.mean()
 
 
-@pytest.mark.parametrize("criterion", [brier, bce])
+@pytest.mark.parametrize("criterion", [brier, bce, F.cross_entropy])
 def test_a_criterion_without_class_weights_is_a_plain_mean(criterion):
     (x, y), net = batch(), Net()
     y = F.one_hot(y, K).double()

@@ -62,6 +62,15 @@ def test_each_disturbance_holds_the_law(cls, mode, kind):
         assert law.breaches(layer, inputs) == {}, strength
 
 
+@pytest.mark.parametrize("channels", [1, 7])
+@pytest.mark.parametrize("shape", [(3, 5, 6), (2, 60, 70)])
+@each_mode
+def test_ica_takes_an_odd_number_of_channels(mode, shape, channels):
+    layer = put_in(randomise(icasa.ICA(channels)), mode)
+    inputs = law.draw("loud row", 1e4, (shape[0], channels, *shape[1:]), torch.float32, 0)
+    assert law.breaches(layer, inputs) == {}
+
+
 def quiet_errors(layer, x, rows):
     """Largest error of y and dx in some rows, and of each parameter's gradient, relative."""
     g = torch.randn(x.shape, generator=seeded(1))

@@ -2,6 +2,7 @@
 
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -114,6 +115,16 @@ def test_a_missing_library_is_reported_once_when_it_would_be_used(tmp_path, monk
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         layer(x)
+
+
+def test_no_memory_for_the_gates_is_an_error(monkeypatch):
+    layer, x = make(icasa.SA), torch.randn(2, 8, 3, 5, requires_grad=True)
+    y = layer(x)
+    failing = SimpleNamespace(icasa_attend=lambda *_: 0, icasa_attend_backward=lambda *_: 0)
+    monkeypatch.setattr(native, "LIBRARY", failing)
+    for call in (lambda: layer(x), y.sum().backward):
+        with pytest.raises(MemoryError, match="expected memory for the gates, got none; give few"):
+            call()
 
 
 def test_a_library_of_one_thread_is_used_where_that_is_faster(monkeypatch):
