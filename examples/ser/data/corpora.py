@@ -3,7 +3,8 @@
 A loader (`ravdess`, `manifest`, `iemocap`) reads names and tables, never audio, and lists every
 problem it finds in `Corpus.problems`. `feature_cache.load_frames` reads the audio once, adds the
 problems found there, and raises them all together as one `CorpusError`; with ``skip_bad=True`` it
-leaves those clips out and says so in `Corpus.notes`. `splits.split` refuses a corpus with open problems.
+leaves those clips out and says so in `Corpus.notes`. `splits.split` refuses a corpus with open
+problems.
 """
 
 from __future__ import annotations
