@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM end a real training by a line, and the same command ends as an undisturbed one."""
+"""Ctrl-C and SIGTERM end a real training by a line, and the same command goes on."""
 
 import signal
 import subprocess
