@@ -129,7 +129,7 @@ class Corpus:
         """
         problems = (*self.problems, *found)
         if problems and not skip_bad:
-            hint = "Fix these, or pass skip_bad=True (--skip-bad) to leave these clips out."
+            hint = "Fix these; skip_bad=True (--skip-bad) leaves bad clips out."
             raise CorpusError(self.name, problems, hint)
         dropped = set(bad)
         left = tuple(u for u in self.utterances if u.id not in dropped)
