@@ -7,7 +7,7 @@ CASES ?= 5000
 # The library's own tests, without those of the examples, the benchmarks, the site and other tools.
 LIBRARY := icasa tests $(addprefix --ignore=tests/,examples benchmarks docs test_matrix.py)
 
-.PHONY: demo test lint types docs bench bench-check dist versions sanitize fuzz coverage \
+.PHONY: demo test lint types docs bench bench-check rivals dist versions sanitize fuzz coverage \
 	mutation
 demo: .venv/examples
 	$(BIN)/python -m examples.ser.demo $(if $(ROOT),--ravdess "$(ROOT)")
@@ -26,6 +26,10 @@ docs: .venv/test
 
 bench: .venv/benchmarks
 	$(BIN)/python -m benchmarks
+
+rivals: .venv/benchmarks .venv/rivals
+	$(BIN)/pip install --quiet --no-deps fightingcv-attention==1.0.0 channel-attention==0.0.1
+	$(BIN)/python -m benchmarks.rivals
 
 bench-check: .venv/benchmarks
 	$(BIN)/python -m benchmarks.check

@@ -14,8 +14,8 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-# The oldest torch has no wheel for Python 3.13.
-PAIRS = [("3.10", "oldest"), ("3.12", "oldest")]
+# The oldest numpy has no wheel for Python 3.13.
+PAIRS = [(f"3.{minor}", "oldest") for minor in range(10, 13)]
 PAIRS += [(f"3.{minor}", "newest") for minor in range(10, 15)]
 
 

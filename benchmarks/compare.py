@@ -11,6 +11,7 @@ commit compared with itself shows the noise of the machine. BASE may be 645bba3 
 import contextlib
 import itertools
 import json
+import os
 import random
 import subprocess
 import sys
@@ -37,6 +38,8 @@ DEFAULT = tuple(
     for which in PASSES
     for shape in MAIN
 )
+# What `keep_pages` asks for, as the processes of the two sides read it at their start.
+KEEP_PAGES = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**62)}
 PAUSE = 0.01  # seconds, until the threads of the other process have gone to sleep
 TOLERANCE = 3e-4
 FILE = "compare.csv"
@@ -127,7 +130,10 @@ class Side:
         # The program is this checkout's, what it imports is that of the folder where it runs.
         command = [sys.executable, "-c", WORKER.read_text(), str(threads)]
         pipe = subprocess.PIPE
-        self.process = subprocess.Popen(command, cwd=tree, stdin=pipe, stdout=pipe, text=True)
+        environment = {**os.environ, **KEEP_PAGES}
+        self.process = subprocess.Popen(
+            command, cwd=tree, env=environment, stdin=pipe, stdout=pipe, text=True
+        )
         self.facts = self.ask()
         if not Path(self.facts["icasa"]).is_relative_to(tree.resolve()):
             raise RuntimeError(f"expected icasa of {tree}, got {self.facts['icasa']}")

@@ -47,7 +47,7 @@ LAYERS: dict[str, Any] = {
     "ECA": ECA,
     "CBAM": CBAM,
 }
-FAST = ("ICA", "SA", "ICASA")
+FAST = ("CA", "ICA", "SA", "ICASA")
 PASSES = ("forward", "forward+backward")
 MAIN = ((1, 32, 19, 100), (32, 32, 19, 100), (32, 64, 56, 56))
 BATCHES = tuple((n, 32, 19, 100) for n in (1, 2, 4, 8, 16, 32, 64, 128))

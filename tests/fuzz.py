@@ -20,7 +20,7 @@ from tests.kernels.test_exact import LOUDEST, put_in
 from tests.kernels.test_layers import insist, outcome
 from tests.strategies import LAYOUTS, lay_out, randomise
 
-CLASSES = {"ICA": icasa.ICA, "SA": icasa.SA, "ICASA": icasa.ICASA}
+CLASSES = {"CA": icasa.CA, "ICA": icasa.ICA, "SA": icasa.SA, "ICASA": icasa.ICASA}
 SIZES = (1, 2, 3, 5, 7, 8, 16, 17, 33, 64, 130, 257)
 ELEMENTS = 1 << 16  # of the largest map, which is past native.PARALLEL
 OPTIONS: dict[str, tuple[Any, ...]] = {  # the simplest value first
@@ -33,6 +33,7 @@ OPTIONS: dict[str, tuple[Any, ...]] = {  # the simplest value first
     "residual": (False, True),
 }
 TAKEN = {
+    "CA": ("reduction",),
     "ICA": ("reduction", "kernel_size", "norm"),
     "SA": ("groups", "shuffle"),
     "ICASA": tuple(OPTIONS),

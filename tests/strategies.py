@@ -18,6 +18,11 @@ class FusedICA(icasa.ICA):
         super().__init__(channels, fused=True, **kwargs)
 
 
+class FusedCA(icasa.CA):
+    def __init__(self, channels, **kwargs):
+        super().__init__(channels, fused=True, **kwargs)
+
+
 class FusedSA(icasa.SA):
     def __init__(self, channels, **kwargs):
         super().__init__(channels, fused=True, **kwargs)

@@ -17,6 +17,7 @@ from icasa.padding import BATCH_NORMS
 from tests.strategies import (
     FORMATS,
     SEEDS,
+    FusedCA,
     FusedICA,
     FusedICASA,
     FusedSA,
@@ -27,7 +28,7 @@ from tests.strategies import (
 )
 
 ATTENTION = [getattr(icasa, name) for name in icasa.attention.__all__]
-ATTENTION += [FusedICA, FusedSA, FusedICASA]
+ATTENTION += [FusedCA, FusedICA, FusedSA, FusedICASA]
 LAYERS = [*ATTENTION, icasa.HSwish, icasa.DepthwiseSeparableConv]
 every_layer = pytest.mark.parametrize("cls", LAYERS, ids=lambda cls: cls.__name__)
 every_attention = pytest.mark.parametrize("cls", ATTENTION, ids=lambda cls: cls.__name__)

@@ -65,6 +65,7 @@ ARROWS = {
     "icasa.attention.__init__": {"torch", "icasa.attention"},
     "icasa.kernels": {"torch", "icasa.kernels"},
     "icasa.kernels.triton": {"torch", "triton", "icasa.kernels"},
+    "icasa.maps": {"torch", "icasa._check", "icasa.attention"},
     "icasa.insert": {"torch", "icasa._check", "icasa._places", "icasa._trace", "icasa.attention"},
     "icasa._places": {"torch", "icasa._trace", "icasa.attention"},
     "icasa._trace": {"torch"},
@@ -126,6 +127,15 @@ def test_other_rooms_use_public_names_only(room):
             assert not within(taken, "tests"), f"{path} -> {taken}"
             if within(taken, "icasa"):
                 assert taken in PUBLIC, f"{path} -> {taken}"
+
+
+def test_the_tests_of_the_library_need_no_other_folder():
+    """So that they run on an installed icasa, by .ci/library."""
+    apart = {"examples", "benchmarks", "docs"}
+    for path in (ROOT / "tests").rglob("*.py"):
+        if path.relative_to(ROOT / "tests").parts[0] not in apart:
+            for taken in imports(path):
+                assert taken.split(".")[0] not in apart, f"{path} -> {taken}"
 
 
 def ruff_order(name):

@@ -15,8 +15,8 @@ from pathlib import Path
 from examples.errors import UserError, user_errors
 from examples.provenance import Row
 from examples.ser.data.corpora import Corpus, Utterance, few, grouped
+from examples.ser.data.feature_cache import Frames
 from examples.ser.data.features import FEATURES, FRAMES_PER_S, MFCC_39
-from examples.ser.data.frames import Frames
 from examples.ser.data.load import read
 from examples.ser.data.splits import describe, split
 from examples.ser.run.figures import draw_corpus
@@ -162,7 +162,7 @@ def main(argv: Sequence[str] | None = None) -> list[str]:
         print(f"note: {note}")
     print(f"\n{corpus.name}\n{show(table(corpus, frames))}\n")
     for fold in corpus.folds:
-        lines = describe(split(corpus, fold, can_validate(corpus, fold)), corpus.labels)
+        lines = describe(split(corpus, fold, can_validate(corpus, fold)).sides(), corpus.labels)
         print("\n  ".join([f"fold {fold}", *lines]))
     found = odd(corpus)
     print("\nodd:" if found else "\nnothing odd")

@@ -38,7 +38,7 @@ NETWORKS = {
     "macnn": ("--attention", "icasa", "--aam", "--places", "conv2", *FLAGS),
     "strong": ("--strong", "--attention", "icasa", "--aam", *FLAGS),
 }
-GRID = ("--table", "13-19", "--variants", "none", "--folds", "0", "--preset", "onecycle")
+GRID = ("--table", "13-19", "--variants", "none", "--fold", "0", "--preset", "onecycle")
 KILLED, UNFINISHED, FINISHED = "killed", "unfinished", "finished"
 # Runs in a folder, for so many seconds or to the end; returns how that ended.
 Attempt = Callable[[Path, float | None], str]
@@ -225,7 +225,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         row = {"run": what} | drill(attempt, read, kills, args.out / f"drill{number}", chance)
         print("  ".join(f"{key} {value}" for key, value in row.items()), flush=True)
         rows.append(row | {"commit": git_commit()} | facts)
-    write_csv(args.csv, rows)
+        write_csv(args.csv, rows)
     return sum(row["lives that ended otherwise"] for row in rows)
 
 

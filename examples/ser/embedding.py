@@ -21,13 +21,14 @@ from sklearn.preprocessing import StandardScaler
 from examples.errors import user_errors
 from examples.provenance import git_commit, provenance, write_csv
 from examples.ser.data.corpora import Corpus, Utterance
-from examples.ser.data.frames import Frames
+from examples.ser.data.digests import digests
+from examples.ser.data.feature_cache import Frames
 from examples.ser.data.load import cut, read
 from examples.ser.data.segments import Segments
-from examples.ser.grid.cells import GRID, OURS, RESULTS, Cell, read_cells
+from examples.ser.grid.cells import GRID, OURS, RESULTS, Cell, corpus_in_names, read_cells
 from examples.ser.run.figures import draw_embeddings
 from examples.ser.run.flags import add_corpus
-from examples.ser.run.record import load_trained
+from examples.ser.run.record import check_data, load_trained
 
 NEIGHBOURS = 10
 
@@ -55,10 +56,11 @@ def embed(
     """Return the input and the embedding of a cell's test clips, and the clips."""
     flags, net = load_trained(record, folder)
     corpus, data = cut(corpus, frames, flags)
+    now = digests(corpus, frames, {side: part.clips(corpus) for side, part in data.items()})
+    check_data(record, now, folder)
     test = data["test"]
     made = torch.cat([net.embed(x) for x in test.x.split(256)])
-    clips = [corpus.utterances[i] for i in test.utterance.unique().tolist()]
-    return clip_means(test.x.flatten(1), test), clip_means(made, test), clips
+    return clip_means(test.x.flatten(1), test), clip_means(made, test), test.clips(corpus)
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -102,7 +104,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse(argv)
     corpus, frames = read(args)
     points: dict[str, np.ndarray] = {}
-    for cell, record in choose_cells(args, corpus.name):
+    for cell, record in choose_cells(args, corpus_in_names(corpus.name)):
         folder = args.runs / cell.name
         points["input"], points[cell.variant], clips = embed(record, folder, corpus, frames)
     facts = {

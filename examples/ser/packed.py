@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from examples.errors import user_errors
+from examples.ser.data.feature_cache import load_frames
 from examples.ser.data.features import FEATURES, MFCC_39
-from examples.ser.data.frames import load_frames
 from examples.ser.data.manifest import load_manifest
 from examples.ser.data.pack import pack
 from examples.ser.data.ravdess import load_ravdess

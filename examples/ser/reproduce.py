@@ -16,23 +16,20 @@ confusion matrices.
 import argparse
 import itertools
 import os
-import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock, Timeout
 
 from examples.errors import UserError, room_for, user_errors
 from examples.progress import progress
 from examples.provenance import write_csv
-from examples.ser.data.corpora import Corpus, few
 from examples.ser.data.iemocap import PARTS
-from examples.ser.data.load import read_corpus
+from examples.ser.data.load import choose, read_corpus
 from examples.ser.data.pack import unpack
 from examples.ser.grid.cells import (
     FOLDS,
@@ -45,8 +42,8 @@ from examples.ser.grid.cells import (
     read_record,
     write_cell,
 )  # fmt: skip
+from examples.ser.grid.finished import Source, differences
 from examples.ser.grid.pooled import complete, pooled_row
-from examples.ser.run import flags
 from examples.ser.run.checkpoint import IN_USE, is_training
 from examples.ser.run.evaluate import confusion
 from examples.ser.run.figures import draw_confusion
@@ -67,16 +64,7 @@ def expand(tables: Iterable[str], args: argparse.Namespace) -> list[Cell]:
         for protocol, variant in itertools.product(*reversed(TABLES[table]))
         if args.variants is None or variant in args.variants
     }
-    corpus, folds = "ravdess", FOLDS["ravdess"]
-    if args.manifest:
-        known = read_corpus(args)
-        corpus, folds = corpus_name(known), known.folds
-    if args.iemocap:
-        corpus = "iemocap" if args.part == "all" else f"iemocap-{args.part}"
-        folds = FOLDS["iemocap"]
-    if args.packed:
-        content, _ = unpack(args.packed, (DEFAULTS | PRESETS[args.preset])["features"])
-        corpus, folds = corpus_in_names(content.name), content.folds
+    corpus, folds = name_and_folds(args)
     if args.fold is not None:
         folds = check_folds(args.fold, folds)
     return [
@@ -85,9 +73,18 @@ def expand(tables: Iterable[str], args: argparse.Namespace) -> list[Cell]:
     ]
 
 
-def corpus_name(corpus: Corpus) -> str:
-    """Return the name of a corpus as its cells have it."""
-    return re.sub(r"\W", "_", corpus.name)[:60]
+def name_and_folds(args: argparse.Namespace) -> tuple[str, Sequence[int]]:
+    """Return the name of the corpus as cells have it, and its folds."""
+    if args.packed:
+        corpus = choose(unpack(args.packed, args.features)[0], args)
+    elif args.manifest or args.folds:
+        corpus = read_corpus(args)
+    elif args.ravdess:
+        return "ravdess", FOLDS["ravdess"]
+    else:
+        name = "iemocap" if args.part == "all" else f"iemocap-{args.part}"
+        return name, FOLDS["iemocap"]
+    return corpus_in_names(corpus.name), corpus.folds
 
 
 def check_folds(chosen: Sequence[int], known: Sequence[int]) -> Sequence[int]:
@@ -137,8 +134,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     args.table = args.table or (["13-19"] if args.manifest else list(TABLES))
     args.out = args.out or (Path("runs/pooled") if args.manifest else GRID)
-    if args.epochs is None:
-        args.epochs = PRESETS[args.preset].get("epochs", DEFAULTS["epochs"])
+    preset = DEFAULTS | PRESETS[args.preset]
+    args.features, args.happy, args.quiet = preset["features"], "both", False
+    args.epochs = preset["epochs"] if args.epochs is None else args.epochs
     try:
         first, count = (int(part) for part in args.shard.split("/"))
     except ValueError:
@@ -209,44 +207,39 @@ def last_line(log: Path) -> str:
     return next((line.strip() for line in reversed(lines) if line.strip()), "no message")
 
 
-def check_cell(
-    cell: Cell, record: Mapping[str, Any], corpus: Corpus, args: argparse.Namespace
-) -> None:
-    """Refuse a finished cell that other flags or another corpus trained."""
-    _, _, _, *argv = shlex.split(record["run"]["command"])
-    ours, theirs = (
-        {
-            key: value
-            for key, value in vars(flags.parse(a)).items()
-            if key not in flags.NOT_IN_CONFIG
-        }
-        for a in ([*train_flags(cell, args), "--out", "o"], argv)
-    )
-    different = [f"{k} {theirs[k]} there, {ours[k]} now" for k in ours if ours[k] != theirs[k]]
-    there = {(clip["id"], clip["label"], clip["speaker"]) for clip in record["utterances"]}
-    now = {(u.id, u.label, u.speaker) for u in corpus.utterances if u.fold == cell.fold}
-    if changed := there - now if args.skip_bad else there ^ now:
-        different.append(
-            f"{few(sorted({name for name, _, _ in changed}))} in clips, labels or speakers"
-        )
-    if different:
-        raise UserError(
-            f"expected cells of this corpus and these flags, got {args.out / cell.name} with other "
-            f"ones ({'; '.join(different)}); give another --out and --runs"
+def check_finished(cells: Iterable[Cell], source: Source, args: argparse.Namespace) -> None:
+    """Refuse finished cells that other flags or another corpus trained.
+
+    Raises:
+        UserError: it names the first such cell and what differs.
+    """
+    unknown = 0
+    for cell in cells:
+        path = args.out / f"{cell.name}.json.gz"
+        if not path.exists():
+            continue
+        record = read_record(path)
+        unknown += "data" not in record
+        if different := differences(record, train_flags(cell, args), source):
+            raise UserError(
+                f"expected cells of this corpus and these flags, got {path} of others "
+                f"({'; '.join(different)}); give another --out and --runs"
+            )
+    if unknown:
+        print(
+            f"note: {unknown} finished cells are of before cells knew their data; "
+            "taken to be of this corpus"
         )
 
 
-def pool(cells: Sequence[Cell], args: argparse.Namespace) -> None:
+def pool(cells: Sequence[Cell], folds: Sequence[int], args: argparse.Namespace) -> None:
     """Write pooled.csv and the confusion matrices of the variants that have every fold."""
-    corpus = read_corpus(args)
     paths = {
         cell: args.out / f"{cell.name}.json.gz" for cell in cells if cell.protocol == "speaker"
     }
     found = [(cell, read_record(path)) for cell, path in paths.items() if path.exists()]
-    for cell, record in found:
-        check_cell(cell, record, corpus, args)
     rows = []
-    for variant, runs in complete(found, corpus.folds).items():
+    for variant, runs in complete(found, folds).items():
         row = pooled_row(runs)
         rows.append(row)
         title = f"{row['corpus']}, {variant}: WA {row['WA']}, UA {row['UA']} %"
@@ -275,6 +268,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     cells = expand(args.table, args)[args.shard]
     missing = [cell for cell in cells if not (args.out / f"{cell.name}.json.gz").exists()]
     print(f"{len(cells)} cells, {len(cells) - len(missing)} done, {len(missing)} to run")
+    source = Source(args)
+    check_finished(cells, source, args)
     if args.list:
         for cell in cells:
             print("missing" if cell in missing else "done   ", cell.name)
@@ -293,7 +288,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 child.terminate()
             raise
     if args.manifest:
-        pool(cells, args)
+        check_finished(missing, source, args)  # what another process finished meanwhile, too
+        pool(cells, name_and_folds(args)[1], args)
     return failed
 
 

@@ -47,6 +47,7 @@ from icasa import (
     SpecAugment,
     aam_loss,
     attention_maps,
+    backend,
     parameter_groups,
     soft_cross_entropy,
 )
@@ -105,7 +106,8 @@ def train_epoch(
         x, target = augment(data.x[index], y, pairing)
         optimizer.zero_grad()
         if aam:
-            apart = data.utterance[index] if args.across_utterances else None
+            apart = data.speaker[index] if args.across_speakers else None
+            apart = data.utterance[index] if args.across_utterances else apart
             step = aam_loss(
                 model, aam, x, target, criterion=criterion, utterance=apart, generator=pairing
             )
@@ -207,7 +209,7 @@ def run(
     with fabric.rank_zero_first():
         corpus, frames = read(args, fault, FEATURES[args.features])
         corpus, data = cut(corpus, frames, args)
-    identity = digests(corpus, frames, data)
+    identity = digests(corpus, frames, {side: part.clips(corpus) for side, part in data.items()})
     for note in grouped(corpus.notes):
         fabric.print(f"note: {note}")
     data = {part: segments.to(fabric.device) for part, segments in data.items()}
@@ -290,6 +292,8 @@ def run(
         "augmentation": " + ".join([*args.augment, *["aam"] * args.aam]) or "none",
         "preset": args.preset,
         "protocol": args.protocol, "precision": args.precision, "epochs": args.epochs,
+        "parameters": sum(p.numel() for p in net.parameters()),
+        "backend": backend() if fabric.device.type == "cpu" else "torch",  # as `fused` defaults to
         # Several if they changed between two resumes; early checkpoints have no threads.
         "commit": " ".join(state["commits"]), "threads": " ".join(state.get("threads", [])),
     }  # fmt: skip

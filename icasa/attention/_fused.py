@@ -1,4 +1,4 @@
-"""The fast path: whether a kernel may stand in for ICA, SA or ICASA, and the tensors it takes.
+"""The fast path: whether a kernel may stand in for a layer, and the tensors it takes.
 
 A layer's forward asks `run_kernel` first, and computes its equations where that returns None. One
 rule for every part: a kernel stands in for a layer only while all of it is as its class builds it.
@@ -20,8 +20,7 @@ from icasa._check import check_one_of
 from icasa.activation import HSwish
 from icasa.conv import DepthwiseSeparableConv
 
-# PyTorch has no public names for these. A version without one has nothing of its kind active.
-_dispatch_modes = getattr(torch._C, "_len_torch_dispatch_stack", int)
+# PyTorch has no public name for this. A version without it has no transforms active.
 _transforms = getattr(torch._C, "_are_functorch_transforms_active", bool)
 GLOBAL_HOOKS = [
     getattr(modules, f"_global_{kind}_hooks", {})
@@ -31,6 +30,9 @@ GLOBAL_HOOKS = [
 PLAIN = (Tensor, nn.Parameter)  # and no subclass
 COMPUTING = ("gates", "_squeeze", "_normalise", "beta")  # what a layer's forward computes with
 SA_PARAMETERS = ("channel_weight", "channel_bias", "spatial_weight", "spatial_bias")
+
+
+Shape = tuple[int, int, int]  # of the weight of a convolution
 
 
 class Operands(NamedTuple):
@@ -44,7 +46,7 @@ class Operands(NamedTuple):
     groups: int = 0
     shuffle: bool = False
     residual: bool = False
-    norm: nn.BatchNorm1d | None = None  # where it takes the statistics of the batch
+    norm: nn.BatchNorm1d | None = None  # the BatchNorm, if it takes the statistics of the batch
 
 
 class Refusal(NamedTuple):
@@ -52,7 +54,7 @@ class Refusal(NamedTuple):
 
     expected: str
     got: Any
-    hint: str = "put the layer's own back"
+    hint: str = "put the layer's own part back"
 
 
 def check_fused(fused: bool | None, ndim: int) -> bool | None:
@@ -96,7 +98,7 @@ def _is_worthwhile(x: Tensor) -> bool:
     if type(x) not in PLAIN or kernels.is_exporting() or torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
         return False
     # What watches PyTorch's operators, as a counter of FLOPs does, is shown these.
-    if not torch.compiler.is_compiling() and _dispatch_modes():
+    if not torch.compiler.is_compiling() and kernels.dispatch_modes():
         return False
     return kernels.is_faster(x)
 
@@ -104,7 +106,7 @@ def _is_worthwhile(x: Tensor) -> bool:
 def _refuse_input(x: Tensor, lengths: Tensor | None) -> Refusal | None:
     """Say what about the input or the call stands in the way."""
     if isinstance(x, Proxy) or torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
-        return Refusal("no trace by torch.jit or torch.fx", "one", "use torch.export")
+        return Refusal("no trace by torch.jit or torch.fx", "a trace", "use torch.export")
     if lengths is not None:
         return Refusal("no lengths", "lengths", "leave them out")
     if x.ndim != 4:
@@ -115,19 +117,22 @@ def _refuse_input(x: Tensor, lengths: Tensor | None) -> Refusal | None:
     if x.dtype not in kernels.TYPES:
         return Refusal(f"x of one of {list(kernels.TYPES)}", x.dtype, "call x.float()")
     if _transforms() or getattr(forward_ad, "_current_level", -1) >= 0:
-        return Refusal("no torch.func transform or forward-mode AD", "one", "leave it")
+        return Refusal("no torch.func transform or forward-mode AD", "one", "leave it out")
     if any(GLOBAL_HOOKS):
-        return Refusal("no hooks on all modules", "some", "remove them")
+        return Refusal("no global module hooks", "some", "remove them")
     return None
 
 
 def _refuse_tensors(found: Operands, x: Tensor) -> Refusal | None:
     """Say which tensor is not a plain one of x's type and device; autocast takes float32 too."""
-    mixed = torch.is_autocast_enabled(x.device.type)
     beta = () if found.beta is None else (found.beta,)
+    dtype, device = x.dtype, x.device
     for p in (*found.ica, *found.sa, *beta):
+        if p.dtype is dtype and type(p) in PLAIN and p.device == device:
+            continue  # as nearly every one, on every call
+        mixed = torch.is_autocast_enabled(device.type)
         if type(p) not in PLAIN and not kernels.is_exporting():
-            return Refusal("plain parameters", type(p).__name__)
+            return Refusal("plain parameters", type(p).__name__, "convert them")
         if p.device != x.device:
             return Refusal(f"parameters on {x.device}", p.device, "move the layer or x")
         if p.dtype != x.dtype and p is not found.beta and not (mixed and p.dtype == torch.float32):
@@ -135,30 +140,28 @@ def _refuse_tensors(found: Operands, x: Tensor) -> Refusal | None:
     return None
 
 
-def _is_own(cls: type, name: str) -> bool:
-    """Whether a class is that of this name in this package, whose layers import this file."""
-    return cls.__name__ == name and cls.__module__.startswith("icasa.attention.")
+def _is_own(cls: type) -> bool:
+    """Whether a class is one of this package's layers, which import this file."""
+    return cls.__module__.startswith("icasa.attention.")
 
 
 def _gather(layer: Any) -> Operands | Refusal:
     """Return the tensors of a layer, if it computes as the class of this package that it is of."""
-    own: Any
-    for own in type(layer).__mro__:
-        if own.__module__.startswith("icasa.attention."):
+    cls, state = type(layer), layer.__dict__
+    for own in cls.__mro__:  # not by next, which older Dynamo does not trace
+        if _is_own(own):
             break
     for name in COMPUTING:
-        overridden = getattr(type(layer), name, None) is not getattr(own, name, None)
-        if overridden or name in layer.__dict__:
-            return Refusal(f"the {name} of {own.__name__}", f"another on {type(layer).__name__}")
+        overridden = cls is not own and getattr(cls, name, None) is not getattr(own, name, None)
+        if overridden or name in state:
+            return Refusal(f"the {name} of {own.__name__}", f"another on {cls.__name__}")
     return OPERANDS[own.__name__](layer)
 
 
 def _refuse_part(name: str, module: Any, *classes: type | str) -> Refusal | None:
     """Say that the module ``name`` is of none of the classes, or must be called for its hooks."""
-    for cls in classes:
-        if type(module) is cls or (isinstance(cls, str) and _is_own(type(module), cls)):
-            break
-    else:
+    kind = type(module)
+    if kind not in classes and not (kind.__name__ in classes and _is_own(kind)):
         expected = " or ".join(cls if isinstance(cls, str) else cls.__name__ for cls in classes)
         return Refusal(f"{expected} as {name}", f"{module} as {name}")
     hooks = module._forward_pre_hooks or module._forward_hooks or "forward" in module.__dict__
@@ -168,23 +171,44 @@ def _refuse_part(name: str, module: Any, *classes: type | str) -> Refusal | None
 
 
 def _ica_operands(layer: Any) -> Operands | Refusal:
-    """Eq. 8-10: two convolutions along the axes, the norm, and a convolution to each axis."""
-    # Read from the dicts: an attribute of a module takes ten times as long.
+    """Gather those of Eq. 8: a depthwise-separable convolution; then those of `_axis_operands`."""
+    reduce = layer._modules["reduce"]
+    refused = _refuse_part("reduce", reduce, DepthwiseSeparableConv)
+    if refused:
+        return refused
+    C, M = layer.channels, layer.width
+    return _axis_operands(layer, reduce._modules, ((C, 1, layer.kernel_size), (M, C, 1)))
+
+
+def _ca_operands(layer: Any) -> Operands | Refusal:
+    """Gather those of CA as of an ICA whose depthwise convolution changes nothing."""
+    C, M = layer.channels, layer.width
+    found = _axis_operands(layer, {"reduce": layer._modules["reduce"]}, ((M, C, 1),))
+    if isinstance(found, Refusal):
+        return found
+    weight = found.ica[0]
+    return found._replace(ica=[weight.new_ones((C, 1, 1)), weight.new_zeros(C), *found.ica])
+
+
+def _axis_operands(layer: Any, reduce: Any, shapes: Sequence[Shape]) -> Operands | Refusal:
+    """Gather the convolutions ``reduce``, with weights of ``shapes``, the norm, and Eq. 9 and 10.
+
+    Modules are read from the dicts: an attribute of a module takes ten times as long.
+    """
     modules = layer._modules
-    reduce, norm, expand = modules["reduce"], modules["norm"], modules["expand"]
+    norm, expand = modules["norm"], modules["expand"]
     refused = (
-        _refuse_part("reduce", reduce, DepthwiseSeparableConv)
-        or _refuse_part("norm", norm, nn.BatchNorm1d, nn.Identity)
+        _refuse_part("norm", norm, nn.BatchNorm1d, nn.Identity)
         or _refuse_part("act", modules["act"], HSwish)
         or _refuse_part("expand", expand, nn.ModuleList)
     )
     if refused:
         return refused
-    C, M, k = layer.channels, layer.width, layer.kernel_size
-    shapes = ((C, 1, k), (M, C, 1), (C, M, 1), (C, M, 1))
-    convs = {**reduce._modules, **expand._modules}
-    if list(convs) != ["depthwise", "pointwise", "0", "1"]:
-        return Refusal("a depthwise, a pointwise and two convolutions to the axes", list(convs))
+    C, M = layer.channels, layer.width
+    shapes = (*shapes, (C, M, 1), (C, M, 1))
+    convs = {**reduce, **expand._modules}
+    if len(convs) != len(shapes):
+        return Refusal(f"{len(shapes)} convolutions", list(convs))
     tensors: list[Tensor] = []
     for (name, conv), shape in zip(convs.items(), shapes, strict=True):
         found = _conv_tensors(name, conv, shape)
@@ -199,7 +223,7 @@ def _ica_operands(layer: Any) -> Operands | Refusal:
     return Operands([*tensors, *found], norm_eps=norm.eps, norm=norm if norm.training else None)
 
 
-def _conv_tensors(name: str, conv: Any, shape: tuple[int, int, int]) -> list[Tensor] | Refusal:
+def _conv_tensors(name: str, conv: Any, shape: Shape) -> list[Tensor] | Refusal:
     """Return weight and bias of a convolution that keeps the length of its axis."""
     refused = _refuse_part(name, conv, nn.Conv1d)
     if refused:
@@ -231,7 +255,7 @@ def _norm_tensors(norm: Any, width: int) -> list[Tensor] | Refusal:
 
 
 def _sa_operands(layer: Any) -> Operands | Refusal:
-    """Eq. 13 and 14: a weight and a bias for each half, and those of the norm."""
+    """Gather those of Eq. 13 and 14: a weight and a bias for each half, and those of the norm."""
     own, norm = layer._parameters, layer._modules["norm"]
     refused = _refuse_part("norm", norm, "PlaneNorm")
     if refused:
@@ -249,7 +273,7 @@ def _sa_operands(layer: Any) -> Operands | Refusal:
 
 
 def _icasa_operands(layer: Any) -> Operands | Refusal:
-    """Eq. 5: those of both branches, and beta."""
+    """Gather those of Eq. 5: those of both branches, and beta."""
     branches = []
     for name in ("ica", "sa"):
         branch = layer._modules[name]
@@ -263,7 +287,7 @@ def _icasa_operands(layer: Any) -> Operands | Refusal:
     ica, sa = branches
     beta = layer.beta if layer.bounded else layer.raw_beta  # as the property, a call less
     if beta.shape != (1,):
-        return Refusal("beta of shape (1,)", f"shape {tuple(beta.shape)}")
+        return Refusal("beta of shape (1,)", f"shape {tuple(beta.shape)}", "give it one element")
     eps = (ica.norm_eps, sa.group_eps)
     return Operands(
         ica.ica, sa.sa, beta, *eps, sa.groups, sa.shuffle, residual=layer.residual, norm=ica.norm
@@ -271,6 +295,7 @@ def _icasa_operands(layer: Any) -> Operands | Refusal:
 
 
 OPERANDS: dict[str, Callable[[Any], Operands | Refusal]] = {
+    "CA": _ca_operands,
     "ICA": _ica_operands,
     "SA": _sa_operands,
     "ICASA": _icasa_operands,

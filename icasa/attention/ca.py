@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from icasa._check import check_input, check_ndim, check_positive_int
 from icasa.activation import HSwish
+from icasa.attention._fused import check_fused, run_kernel
 from icasa.coordinate import coordinate_gates
 from icasa.optim import one_axis_parameters
 from icasa.padding import batch_norm
@@ -29,6 +30,8 @@ class CA(nn.Module):
         channels: :math:`C`, the channels of the input.
         reduction: :math:`r`; the width :math:`M` is never below 8.
         ndim: number of spatial axes, 1, 2 or 3.
+        fused: None to use a kernel where it is faster, True to insist, False for PyTorch's own
+            operators; see :func:`icasa.backend`.
         device: where the parameters are made.
         dtype: type of the parameters.
 
@@ -58,6 +61,7 @@ class CA(nn.Module):
         *,
         reduction: int = 32,
         ndim: int = 2,
+        fused: bool | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -65,6 +69,7 @@ class CA(nn.Module):
         self.channels = check_positive_int("channels", channels)
         self.reduction = check_positive_int("reduction", reduction)
         self.ndim = check_ndim(ndim)
+        self.fused = check_fused(fused, ndim)
         self.width = max(8, channels // reduction)
         self.reduce = nn.Conv1d(channels, self.width, 1, device=device, dtype=dtype)
         self.norm = nn.BatchNorm1d(self.width, device=device, dtype=dtype)
@@ -88,6 +93,9 @@ class CA(nn.Module):
 
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Weigh ``x`` by the product of its gates."""
+        check_input(self, x)
+        if (y := run_kernel(self, x, lengths)) is not None:
+            return y
         y = x
         for gate in self.gates(x, lengths):
             y = y * gate
@@ -97,4 +105,5 @@ class CA(nn.Module):
 
     def extra_repr(self) -> str:
         """Show what the submodules do not."""
-        return f"{self.channels}, reduction={self.reduction}, width={self.width}, ndim={self.ndim}"
+        shown = f"{self.channels}, reduction={self.reduction}, width={self.width}, ndim={self.ndim}"
+        return shown if self.fused is None else f"{shown}, fused={self.fused}"

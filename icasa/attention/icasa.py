@@ -14,9 +14,9 @@ from icasa.padding import check_lengths
 
 
 def bounded_share(raw: Tensor) -> Tensor:
-    """Sigmoid of ``raw``, kept inside (0, 1) where a rounded one reaches 0 or 1."""
-    tiny = torch.finfo(raw.dtype).eps
-    return torch.sigmoid(raw).clamp(tiny, 1 - tiny)
+    """Sigmoid of ``raw``, kept inside (0, 1) also where rounding would give 0 or 1."""
+    eps = torch.finfo(raw.dtype).eps
+    return torch.sigmoid(raw).clamp(eps, 1 - eps)
 
 
 torch.fx.wrap("bounded_share")  # torch.fx records the call, as the type is known when it runs

@@ -55,7 +55,7 @@ def aam_loss(
     Args:
         model: f, called once or twice. DistributedDataParallel requires as many calls on every
             rank, and BatchNorm over vectors (N, C) more than one row: ``fixed_size=True`` gives
-            both. (torch 2.4 with BatchNorm under it needs ``broadcast_buffers=False`` too.)
+            both.
         aam: with ``fixed_size`` the rows without a partner count 0.
         x: the batch.
         y: its labels.

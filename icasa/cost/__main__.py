@@ -41,10 +41,10 @@ def parser() -> argparse.ArgumentParser:
     flags.add_argument("--where", default="residual", help=text)
     flags.add_argument("--device", nargs="+", help="default: cpu, and cuda where there is one")
     flags.add_argument("--threads", type=int, help="CPU threads (default: torch's)")
-    text = "timed calls of each model (default: 30; section 3.2 of the paper: 1000)"
-    flags.add_argument("--rounds", type=int, default=30, help=text)
-    text = "calls before them (default: 5; section 3.2 of the paper: 100)"
-    flags.add_argument("--warmup", type=int, default=5, help=text)
+    text = "timed calls of each model (default: 30, of slow models fewer, at least 5; "
+    flags.add_argument("--rounds", type=int, help=text + "section 3.2 of the paper: 1000)")
+    text = "calls before them (default: 5, of slow models fewer; section 3.2 of the paper: 100)"
+    flags.add_argument("--warmup", type=int, help=text)
     flags.add_argument("--no-step", action="store_true", help="leave training out")
     flags.add_argument("--seed", type=int, default=0)
     flags.add_argument("--csv", type=Path, help="file for the rows")
@@ -148,8 +148,8 @@ def run(args: argparse.Namespace, argv: Sequence[str]) -> None:
         step=not args.no_step,
         seed=args.seed,
     )
-    print(f"Latency: median (20th-80th percentile) of {args.rounds} rounds. Threads: ", end="")
-    print(f"{torch.get_num_threads()}.\n\n{table(costs)}\n")
+    print(f"Latency: median (20th-80th percentile). Threads: {torch.get_num_threads()}.\n")
+    print(f"{table(costs)}\n")
     command = shlex.join(["python", "-m", "icasa.cost", *argv])
     date = datetime.now(timezone.utc).strftime("%Y-%m-%d")
     facts = {**environment(), "command": command, "date": date}

@@ -8,7 +8,7 @@ import copy
 import logging
 import random
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -25,11 +25,15 @@ from icasa.insert import insert_attention
 
 Layer = Callable[[int], nn.Module]  # from channels
 PLAIN = "plain"  # the row of the model without a layer
+REPORT = 10.0  # seconds between two lines of progress
 logger = logging.getLogger("icasa.cost")
 
 
 class Latency(NamedTuple):
-    """Milliseconds of a call, and its ratio to the plain model: median, 20th, 80th percentile."""
+    """Milliseconds of a call, and its ratio to the plain model: median, 20th, 80th percentile.
+
+    ``rounds`` is how many calls these are of.
+    """
 
     ms: float
     ms_p20: float
@@ -37,6 +41,31 @@ class Latency(NamedTuple):
     ratio: float
     ratio_p20: float
     ratio_p80: float
+    rounds: int
+
+
+class Turns(NamedTuple):
+    """How often all models take their turn, by default: fewer times once ``seconds`` are spent."""
+
+    most: int
+    fewest: int
+    seconds: float
+
+    def iterate(self, given: int | None, what: str) -> Iterator[int]:
+        """Count the turns, exactly those that are given, and report the progress of slow ones."""
+        begin = reported = time.perf_counter()
+        for done in range(self.most if given is None else given):
+            now = time.perf_counter()
+            if given is None and done >= self.fewest and now - begin > self.seconds:
+                break
+            if now - reported > REPORT:
+                logger.info("  %s: round %d after %.0f s", what, done, now - begin)
+                reported = now
+            yield done
+
+
+WARMUP = Turns(5, 1, 5.0)
+ROUNDS = Turns(30, 5, 30.0)
 
 
 class Cost(NamedTuple):
@@ -61,8 +90,8 @@ def compare(
     where: str | type[nn.Module] = "residual",
     batch_sizes: Sequence[int] | None = None,
     devices: Sequence[torch.device | str] | None = None,
-    rounds: int = 30,
-    warmup: int = 5,
+    rounds: int | None = None,
+    warmup: int | None = None,
     step: bool = True,
     seed: int = 0,
 ) -> list[Cost]:
@@ -80,8 +109,9 @@ def compare(
         where: the places, as in `insert_attention`.
         batch_sizes: ``x`` is repeated or shortened to each. Default: that of ``x``.
         devices: for example ``["cpu", "cuda"]``. Default: that of ``x``.
-        rounds: timed calls of each model.
-        warmup: calls of each model before them.
+        rounds: timed calls of each model. Default: 30, but of slow models as many as take half a
+            minute, at least 5.
+        warmup: calls of each model before them, at least 1. Default: 5, likewise up to 5 seconds.
         step: also time a step and measure what it saves: forward in training mode and backward from
             the mean square of the outputs, without the optimiser. What is frozen stays frozen.
         seed: of the order.
@@ -109,7 +139,8 @@ def compare(
     if not tensors:
         got = type(x).__name__
         raise ValueError(f"expected a tensor with a batch axis as x, or a tuple of them, got {got}")
-    check_positive_int("rounds", rounds)
+    for name, given in (("rounds", rounds), ("warmup", warmup)):
+        check_positive_int(name, 1 if given is None else given)
     sizes = [check_positive_int("batch_sizes", n) for n in batch_sizes or [len(tensors[0])]]
     targets = [_check_device(device) for device in devices or [tensors[0].device]]
     first = next(model.parameters(), tensors[0])
@@ -122,7 +153,7 @@ def compare(
             net.to(device)
         for size in sizes:
             batch = _move(_resize(args, size), device)
-            logger.info("%s, batch size %d, rounds: %d", device, size, rounds)
+            logger.info("%s, batch size %d", device, size)
             forward, saved, steps = _measure(models, batch, device, rounds, warmup, step, seed)
             for name, (count, net) in models.items():
                 counts = count, _parameters(net), macs(net, *batch), saved[name]
@@ -194,9 +225,10 @@ def _insert(
     with torch.no_grad():
         _attempt(f"a forward of the model on x of shape {shapes}", partial(plain, *args))
     try:
-        insert_attention(copy.deepcopy(model), nn.Identity, where=where, example=args)
+        places = insert_attention(copy.deepcopy(model), nn.Identity, where=where, example=args)
     except ValueError as error:
         raise ValueError(f"no places for a layer: {error}") from error
+    logger.info("places: %s", ", ".join(place.name for place in places))
     models = {PLAIN: (0, plain)}
     for name, layer in layers.items():
         attended = copy.deepcopy(model)
@@ -205,7 +237,6 @@ def _insert(
         except ValueError as error:
             raise ValueError(f"{name} does not fit: {error}; leave it out of layers") from error
         models[name] = len(places), attended
-        logger.info("%s, places: %s", name, ", ".join(place.name for place in places))
     return models
 
 
@@ -213,8 +244,8 @@ def _measure(
     models: Mapping[str, tuple[int, nn.Module]],
     batch: tuple[Any, ...],
     device: torch.device,
-    rounds: int,
-    warmup: int,
+    rounds: int | None,
+    warmup: int | None,
     step: bool,
     seed: int,
 ) -> tuple[dict[str, Latency], dict[str, int], dict[str, Latency]]:
@@ -240,22 +271,22 @@ def _latencies(
     call: str,
     *,
     device: torch.device,
-    rounds: int,
-    warmup: int,
+    rounds: int | None,
+    warmup: int | None,
     seed: int,
 ) -> dict[str, Latency]:
     """Time all calls in turn, in an order drawn anew each round."""
-    for name, run in runs.items():
-        for _ in range(max(1, warmup)):
+    for _ in WARMUP.iterate(warmup, f"{call}, warm-up"):
+        for name, run in runs.items():
             _attempt(f"the {call} of {name}", run)
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     order = random.Random(seed)
-    for _ in range(rounds):
+    for _ in ROUNDS.iterate(rounds, call):
         for name in order.sample(list(runs), len(runs)):
             seconds[name].append(_seconds(runs[name], device))
     arrays = {name: np.array(taken) for name, taken in seconds.items()}
     return {
-        name: Latency(*_spread(1e3 * taken), *_spread(taken / arrays[PLAIN]))
+        name: Latency(*_spread(1e3 * taken), *_spread(taken / arrays[PLAIN]), len(taken))
         for name, taken in arrays.items()
     }
 
@@ -322,5 +353,6 @@ def _move(args: tuple[Any, ...], device: torch.device) -> tuple[Any, ...]:
     return tuple(a.to(device) if isinstance(a, Tensor) else a for a in args)
 
 
-def _spread(values: Any) -> list[float]:
-    return [float(value) for value in np.quantile(values, (0.5, 0.2, 0.8))]
+def _spread(values: Any) -> tuple[float, float, float]:
+    middle, low, high = np.quantile(values, (0.5, 0.2, 0.8))
+    return float(middle), float(low), float(high)

@@ -27,8 +27,9 @@ def rows(costs: Sequence[Cost], facts: Mapping[str, Any]) -> list[dict[str, Any]
             names = [
                 f"{call} {what}{p}" for what in ("ms", "/ plain") for p in ("", " p20", " p80")
             ]
-            values = [""] * 6 if latency is None else [float(f"{v:.4g}") for v in latency]
+            values = [""] * 6 if latency is None else [float(f"{v:.4g}") for v in latency[:6]]
             row |= dict(zip(names, values, strict=True))
+            row[f"{call} rounds"] = "" if latency is None else latency.rounds
         made.append({**row, **facts})
     return made
 
@@ -52,7 +53,7 @@ def latency_cells(latency: Latency) -> list[str]:
     """Milliseconds, then the ratio to the plain model, each with 20th and 80th percentile."""
     return [
         f"{digits(middle)} ({digits(low)}-{digits(high)})"
-        for middle, low, high in (latency[:3], latency[3:])
+        for middle, low, high in (latency[:3], latency[3:6])
     ]
 
 
@@ -67,7 +68,9 @@ def table(costs: Sequence[Cost]) -> str:
             line = [cost.layer, str(cost.places), scaled(cost.parameters), scaled(cost.macs), saved]
             line += latency_cells(cost.forward)
             lines.append(line + (latency_cells(cost.step) if cost.step else []))
-        blocks.append(f"{device}, batch size {size}\n{align(lines)}")
+        step = f", {chosen[0].step.rounds} steps" if chosen[0].step else ""
+        calls = f"{chosen[0].forward.rounds} forwards{step}"
+        blocks.append(f"{device}, batch size {size}: {calls}\n{align(lines)}")
     return "\n\n".join(blocks)
 
 

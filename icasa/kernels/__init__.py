@@ -13,14 +13,18 @@ import torch
 from torch import Tensor
 
 from icasa.kernels import autograd, native, triton
-from icasa.kernels import ops as ops  # registers the operators
 from icasa.kernels.native import is_faster as is_faster
+from icasa.kernels.ops import dispatch_modes as dispatch_modes
+from icasa.kernels.ops import operators
 
-OPS = torch.ops.icasa
 TYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 DEVICES = ("cpu", "cuda") if triton.is_installed() else ("cpu",)
-# Before torch had is_exporting, an export could not be told from a compilation.
-is_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
+
+
+def is_exporting() -> bool:
+    """Whether torch.export traces; before 2.12 torch's own function is true in any compilation."""
+    exporting = torch.compiler.is_exporting()
+    return bool(getattr(torch.compiler, "_is_exporting_flag", exporting))
 
 
 def attend(
@@ -40,26 +44,28 @@ def attend(
     """
     if x.is_cuda:
         from icasa.kernels.triton import ops  # noqa: F401 (registers, and is slow to import)
-    y, statistics = autograd.contiguous(x), None
+    contiguous = x if x.is_contiguous() else autograd.contiguous(x)
+    statistics = None
     if torch.is_grad_enabled() and not is_exporting():
-        y, statistics = autograd.attend(y, ica, sa, beta, options)
+        y, statistics = autograd.attend(contiguous, ica, sa, beta, options)
     elif options[-1]:
-        y, _, statistics = OPS.attend_forward(y, ica, sa, beta, *options)
+        y, _, statistics = operators(x).attend_forward(contiguous, ica, sa, beta, *options)
     else:
-        y = OPS.attend(y, ica, sa, beta, *options[:-1])
-    return autograd.match_memory_format(y, x), statistics
+        y = operators(x).attend(contiguous, ica, sa, beta, *options[:-1])
+    return y if contiguous is x else autograd.match_memory_format(y, x), statistics
 
 
 def backend(device: str = "cpu") -> str:
-    """Name what computes ICA, SA and ICASA on a type of device where a kernel stands in for them.
+    """Name what computes CA, ICA, SA and ICASA on a type of device on their fast path.
 
     These layers have a fast path with the same values, in fewer passes over their input. ``fused``
     chooses it:
 
     - ``None`` (default): use the fast CPU kernel where it is available and faster. On CUDA, and
       with a part of the layer replaced, hooked, pruned or parametrised, PyTorch's operators run.
-    - ``True``: always use it, on CUDA by Triton; raise a ValueError that names the reason where it
-      cannot be used, as with ``lengths``.
+    - ``True``: always use its operator, on CUDA by Triton; raise a ValueError that names the reason
+      where it cannot be used, as with ``lengths``. Where the C does not serve, as for float64, the
+      operator computes in float64 by PyTorch, which is slower than ``False``.
     - ``False``: PyTorch's operators. It is the choice for second derivatives, which a kernel
       refuses.
 
@@ -86,4 +92,4 @@ def backend(device: str = "cpu") -> str:
         )
     if device == "cuda":
         return "triton"
-    return "c" if native.is_built() else "torch"
+    return "c" if native.is_loaded() else "torch"

@@ -1,4 +1,4 @@
-"""The autograd functions around the operators, and the memory formats that these do not read."""
+"""The autograd functions around the operators, and copies between memory formats."""
 
 from collections.abc import Callable, Sequence
 from functools import wraps
@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-OPS = torch.ops.icasa
+from icasa.kernels import native
+from icasa.kernels.ops import OPS, operators
 
 
 def _once(backward: Callable[..., Any]) -> Callable[..., Any]:
@@ -35,7 +36,7 @@ class _Attend(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         ica, sa, beta, running = _cut(tensors, counts)
         layer = [*ica, *running], sa, beta[0] if beta else None
-        y, saved, statistics = OPS.attend_forward(x, *layer, *options)
+        y, saved, statistics = operators(x).attend_forward(x, *layer, *options)
         # Weights and biases alternate, and a bias may change in place before the backward.
         ctx.save_for_backward(x, *ica[::2], *sa[::2], *beta, *saved)
         ctx.mark_non_differentiable(statistics)
@@ -47,11 +48,13 @@ class _Attend(torch.autograd.Function):
     @_once
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, *tensors = ctx.saved_tensors
-        ica, sa, beta, saved = _cut(tensors, [count - count // 2 for count in ctx.counts])
+        weights = [count - count // 2 for count in ctx.counts]  # every second tensor
+        ica, sa, beta, saved = _cut(tensors, weights)
         layer = saved, ica, sa, beta[0] if beta else None
-        dx, dica, dsa, dbeta = OPS.attend_backward(grads[0].contiguous(), x, *layer, *ctx.options)
+        g = _copy(grads[0], torch.contiguous_format)
+        dx, dica, dsa, dbeta = operators(g).attend_backward(g, x, *layer, *ctx.options)
         pairs = zip([*dica, *dsa, *[dbeta] * len(beta)], ctx.dtypes, strict=True)
-        gradients = [gradient.to(dtype) for gradient, dtype in pairs]
+        gradients = [p if p.dtype is dtype else p.to(dtype) for p, dtype in pairs]
         return dx, None, None, *gradients, *[None] * ctx.running
 
 
@@ -74,29 +77,36 @@ def attend(
     return _Attend.apply(x, counts, options, *chain(*parts, ica[10:]))  # type: ignore[no-any-return, no-untyped-call]
 
 
-class _Contiguous(torch.autograd.Function):
-    """A contiguous copy of x, whose gradient is returned in the memory format of x."""
+class _Copy(torch.autograd.Function):
+    """A copy of x in a memory format, whose gradient is returned in that of x."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, memory_format: torch.memory_format) -> Tensor:
         ctx.format = _memory_format(x)
-        return x.contiguous()
+        return _copy(x, memory_format)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        return grads[0].contiguous(memory_format=ctx.format)
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        return _copy(grads[0], ctx.format), None
+
+
+def _copy(x: Tensor, memory_format: torch.memory_format) -> Tensor:
+    """Return x in a memory format, by the C where nothing watches PyTorch's operators."""
+    if x.is_contiguous(memory_format=memory_format):
+        return x
+    if operators(x) is OPS:
+        return x.contiguous(memory_format=memory_format)
+    return native.copy(x, memory_format)
 
 
 def contiguous(x: Tensor) -> Tensor:
-    """Return x or, if it is not contiguous, a copy that is."""
-    if x.is_contiguous():
-        return x
-    return _Contiguous.apply(x)  # type: ignore[no-any-return, no-untyped-call]
+    """Return a contiguous copy of x."""
+    return _Copy.apply(x, torch.contiguous_format)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def match_memory_format(y: Tensor, x: Tensor) -> Tensor:
-    """Return contiguous y in the memory format of x."""
-    return y.contiguous(memory_format=_memory_format(x))
+    """Return y, which is contiguous, in the memory format of x."""
+    return _Copy.apply(y, _memory_format(x))  # type: ignore[no-any-return, no-untyped-call]
 
 
 def _memory_format(x: Tensor) -> torch.memory_format:

@@ -1,5 +1,5 @@
-/* What both directions of ICA, SA and ICASA in C share: maps of float32, bfloat16 and float16, read
-   and written plane by plane, and what is small.
+/* What both directions of CA, ICA, SA and ICASA in C share: maps of float32, bfloat16 and float16,
+   read and written plane by plane, and what is small.
 
    The threads are those of the OpenMP that torch has loaded (see parallel_for). Each plane is summed
    by one thread in one order, so that no result depends on their number.

@@ -1,4 +1,4 @@
-"""The operators in C, native_forward.c and native_backward.c, where these could be compiled."""
+"""The operators in C, native_*.c, where these could be compiled."""
 
 import ctypes
 import warnings
@@ -13,9 +13,9 @@ from torch import Tensor
 from icasa.kernels.reference import statistics_dtype
 from icasa.kernels.sizes import check_like
 
-INTERFACE = 4  # as the C has it: to be raised with every change of a function's arguments
+INTERFACE = 5  # as the C has it: to be raised with every change of a function's arguments
 PARALLEL = 1 << 15  # elements below which a second thread costs more than it saves
-WIDEST = 64  # most channels M and taps k that a kernel holds in registers
+WIDEST = 64  # most channels M and taps k, as native.h has it
 TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 
 # The structures of native.h: packing one takes a tenth of the time of ctypes.
@@ -23,9 +23,9 @@ SHAPE, PARAMETERS, LAYER = Struct("5q2i"), Struct("19P"), Struct("19P3q2f2i")
 
 
 def _load(path: Path) -> tuple[Any, str]:
-    """Return the library, which uses the OpenMP that torch has loaded, or why it cannot be used."""
+    """Return the library, which uses the OpenMP of torch, and "", or None and the reason."""
     if not path.exists():
-        return None, ""
+        return None, "no C library: none in the wheel, or no C compiler at installation"
     try:
         library = ctypes.CDLL(str(path))
         if library.icasa_interface() != INTERFACE:
@@ -33,24 +33,26 @@ def _load(path: Path) -> tuple[Any, str]:
                 f"expected {path} of version {INTERFACE}, got another; install icasa again"
             )
         library.icasa_threads.argtypes = []
-        for name, structures in (("attend", 2), ("attend_backward", 3)):
-            function = getattr(library, f"icasa_{name}")
-            function.argtypes = [*[ctypes.c_void_p] * 4, *[ctypes.c_char_p] * structures]
+        pointer, packed = ctypes.c_void_p, ctypes.c_char_p
+        library.icasa_attend.argtypes = [*[pointer] * 4, *[packed] * 2]
+        library.icasa_attend_backward.argtypes = [*[pointer] * 4, *[packed] * 3]
+        library.icasa_transpose.argtypes = [pointer, pointer, ctypes.c_int32, packed]
+        library.icasa_transpose.restype = None
     except (OSError, AttributeError) as error:  # the latter where a function is missing
         return None, str(error)
     return library, ""
 
 
-LIBRARY, _failure = _load(Path(__file__).with_name("libicasa.so"))
+LIBRARY, _reason = _load(Path(__file__).with_name("libicasa.so"))
 # Built without OpenMP, the C has one thread where PyTorch's operators may have many.
 THREADED = LIBRARY is not None and bool(LIBRARY.icasa_threads())
 
 
-def is_built() -> bool:
-    """Whether the library was loaded; warns once of a library that cannot be."""
-    global _failure
-    if _failure and not torch.compiler.is_compiling():
-        message, _failure = _failure, ""
+def is_loaded() -> bool:
+    """Whether there is a library; warns once of its absence, with the reason."""
+    global _reason
+    if LIBRARY is None and _reason and not torch.compiler.is_compiling():
+        message, _reason = _reason, ""
         warnings.warn(f"the CPU uses PyTorch's operators: {message}", RuntimeWarning, stacklevel=2)
     return LIBRARY is not None
 
@@ -63,9 +65,7 @@ def width_and_taps(ica: Sequence[Tensor]) -> tuple[int, int]:
 
 def serves(x: Tensor, ica: Sequence[Tensor] = ()) -> bool:
     """Whether the C computes a layer with the parameters ``ica`` for maps like x."""
-    if LIBRARY is None:
-        return is_built()
-    if x.dtype not in TYPES or x.device.type != "cpu" or x.numel() == 0:
+    if not is_loaded() or x.dtype not in TYPES or x.device.type != "cpu" or x.numel() == 0:
         return False
     return not ica or max(width_and_taps(ica)) <= WIDEST
 
@@ -77,10 +77,25 @@ def is_faster(x: Tensor, ica: Sequence[Tensor] = ()) -> bool:
     return THREADED or x.numel() < PARALLEL or torch.get_num_threads() == 1
 
 
+def copy(x: Tensor, memory_format: torch.memory_format) -> Tensor:
+    """Return a copy of x in a memory format; torch's own takes up to five times as long."""
+    last, to_contiguous = torch.channels_last, memory_format == torch.contiguous_format
+    if not serves(x) or not x.is_contiguous(
+        memory_format=last if to_contiguous else torch.contiguous_format
+    ):
+        return x.contiguous(memory_format=memory_format)
+    y = torch.empty_like(x, memory_format=memory_format)
+    LIBRARY.icasa_transpose(x.data_ptr(), y.data_ptr(), to_contiguous, _shape(x, 0))
+    return y
+
+
 def empty_saved(
     x: Tensor, ica: Sequence[Tensor], sa: Sequence[Tensor], training: bool
 ) -> tuple[Tensor, Tensor]:
-    """Return the vector that the forward saves and the statistics of the batch, to be filled."""
+    """Return the vector that the forward saves and the statistics of the batch, to be filled.
+
+    The parts of the vector are those of split_saved in native.h.
+    """
     N, C, H, W = x.shape
     M, half = width_and_taps(ica)[0] if ica else 0, len(sa[0]) if sa else 0
     axes = (2 * N * C + N * M) * (H + W) + 2 * (C + M) if ica else 0
@@ -104,7 +119,7 @@ def empty_gradients(
 def _in_order(
     ica: Sequence[Tensor | None], sa: Sequence[Tensor | None], beta: Tensor | None
 ) -> list[Any]:
-    """Return a layer's tensors in the order of native.h, None where one is missing."""
+    """Return a layer's 19 tensors in the order of native.h, None where one is missing."""
     return [*ica, *[None] * (12 - len(ica)), *sa, *[None] * (6 - len(sa)), beta]
 
 

@@ -4,6 +4,8 @@
 
 #include "native.h"
 
+#define STRETCH 32 /* rows whose columns are summed in float32 */
+
 /* Sum of g * x. */
 INLINE double product(const float *g, const float *x, int64_t size) {
     double total = 0;
@@ -54,8 +56,9 @@ VECTORISED static void element_sums(const float *restrict g, const float *restri
 }
 
 /* Sum of g * x * g_w over `count` columns of a line; g * x * g_h is added to `columns`. */
-INLINE float multiply_line(const float *g, const float *x, const float *g_w, float g_h,
-                           double *restrict columns, int64_t count) {
+INLINE float multiply_line(const float *restrict g, const float *restrict x,
+                           const float *restrict g_w, float g_h, float *restrict columns,
+                           int64_t count) {
     float row = 0;
     SUM(row)
     for (int64_t w = 0; w < count; w++) {
@@ -66,52 +69,46 @@ INLINE float multiply_line(const float *g, const float *x, const float *g_w, flo
     return row;
 }
 
-/* Likewise of four lines, W apart, whose sums are added to `rows`: the columns are read once. */
-INLINE void multiply_lines(const float *restrict g, const float *restrict x,
-                           const float *restrict g_w, const float *g_h, double *restrict columns,
-                           double *rows, int64_t count, int64_t W) {
-    float r0 = 0, r1 = 0, r2 = 0, r3 = 0, h0 = g_h[0], h1 = g_h[1], h2 = g_h[2], h3 = g_h[3];
-    SUM(r0, r1, r2, r3)
-    for (int64_t w = 0; w < count; w++) {
-        float a = g[w] * x[w], b = g[W + w] * x[W + w];
-        float c = g[2 * W + w] * x[2 * W + w], d = g[3 * W + w] * x[3 * W + w];
-        r0 += a * g_w[w], r1 += b * g_w[w], r2 += c * g_w[w], r3 += d * g_w[w];
-        columns[w] += (a * h0 + b * h1) + (c * h2 + d * h3);
+/* Adds a stretch of rows, summed in float32, to the sums of the columns, and empties it. */
+INLINE void add_stretch(float *restrict stretch, double *restrict columns, int64_t W) {
+    LANES
+    for (int64_t w = 0; w < W; w++)
+        columns[w] += stretch[w];
+    memset(stretch, 0, W * sizeof(float));
+}
+
+/* t = sums * beta * the slope of the gates; returns the sum of sums * gates. */
+INLINE double slopes(const double *restrict sums, const float *restrict code, float *restrict t,
+                     float beta, int64_t size) {
+    double total = 0;
+    SUM(total)
+    for (int64_t i = 0; i < size; i++) {
+        t[i] = sums[i] * beta * gate_slope(code[i]);
+        total += sums[i] * gate_of(code[i]);
     }
-    rows[0] += r0, rows[1] += r1, rows[2] += r2, rows[3] += r3;
+    return total;
 }
 
 /* Gradients t_h and t_w of the sum of g * x * g_h * g_w * beta before the sigmoids of the gates,
-   which are coded; returns that of beta. Scratch for W columns and a row. */
+   which are coded; returns that of beta. Scratch for the sums of H rows and W columns, and for
+   H + 2 W elements. */
 VECTORISED static double axis_sums(const float *g, const float *x, const float *code_h,
                                    const float *code_w, float *t_h, float *t_w, float beta,
-                                   double *columns, float *line, int64_t H, int64_t W) {
-    double total = 0;
-    const float *g_w = decode(code_w, line, W);
-    memset(columns, 0, W * sizeof(double));
-    for (int64_t top = 0; top < H; top += 4, g += 4 * W, x += 4 * W) {
-        int64_t lines = H - top < 4 ? H - top : 4;
-        double rows[4] = {0};
-        float g_h[4];
-        decode(code_h + top, g_h, lines);
-        for (int64_t start = 0; start < W; start += BLOCK) {
-            int64_t count = end_of(start, W) - start;
-            if (lines == 4)
-                multiply_lines(g + start, x + start, g_w + start, g_h, columns + start, rows, count,
-                               W);
-            else
-                for (int64_t r = 0, at = start; r < lines; r++, at += W)
-                    rows[r] += multiply_line(g + at, x + at, g_w + start, g_h[r], columns + start,
-                                             count);
-        }
-        for (int64_t r = 0; r < lines; r++) {
-            t_h[top + r] = rows[r] * beta * gate_slope(code_h[top + r]);
-            total += rows[r] * g_h[r];
-        }
+                                   double *rows, float *scratch, int64_t H, int64_t W) {
+    double *columns = rows + H;
+    float *stretch = scratch + H + W;
+    const float *g_h = decode(code_h, scratch, H), *g_w = decode(code_w, scratch + H, W);
+    memset(rows, 0, (H + W) * sizeof(double));
+    memset(stretch, 0, W * sizeof(float));
+    for (int64_t h = 0; h < H; h++, g += W, x += W) {
+        for (int64_t start = 0; start < W; start += BLOCK)
+            rows[h] += multiply_line(g + start, x + start, g_w + start, g_h[h], stretch + start,
+                                     end_of(start, W) - start);
+        if ((h + 1) % STRETCH == 0 || h + 1 == H)
+            add_stretch(stretch, columns, W);
     }
-    for (int64_t w = 0; w < W; w++)
-        t_w[w] = columns[w] * beta * gate_slope(code_w[w]);
-    return total;
+    slopes(columns, code_w, t_w, beta, W);
+    return slopes(rows, code_h, t_h, beta, H);
 }
 
 /* What a plane adds to the gradients of beta and of the weight and bias of its gate, and what dx
@@ -131,10 +128,10 @@ INLINE Line line_of(const Layer *layer, const Saved *saved, int64_t i, int64_t j
 
 /* The first pass over plane p; t (N, C, L) receives the gradients before the axes' sigmoids. */
 static void plane_gradients(const void *g, const void *x, const Layer *layer, const Saved *saved,
-                            Plane *out, float *t, int64_t p, float *scratch, double *columns,
+                            Plane *out, float *t, int64_t p, float *scratch, double *sums,
                             Shape d) {
-    float *line = scratch;
-    scratch += d.W;
+    float *lines = scratch;
+    scratch += d.H + 2 * d.W;
     int64_t size = d.H * d.W, L = d.H + d.W, i = 0, at = layer->shuffle ? shuffle_target(d, p) : p;
     int kind = half_of(d, p, &i), both = kind != NONE && saved->g_h;
     float beta = both ? *layer->params.beta : 1, one_minus_beta = both ? 1 - beta : 1;
@@ -164,7 +161,7 @@ static void plane_gradients(const void *g, const void *x, const Layer *layer, co
     if (saved->g_h) {
         const float *gp = load_plane(g, p * size, scratch + size, d);
         out->beta += axis_sums(gp, in, saved->g_h + p * d.H, saved->g_w + p * d.W, t + p * L,
-                              t + p * L + d.H, beta, columns, line, d.H, d.W);
+                              t + p * L + d.H, beta, sums, lines, d.H, d.W);
     }
 }
 
@@ -399,7 +396,7 @@ typedef struct {
     Saved saved;
     Plane *work;
     float *t, *h, *dn, *scratch;
-    double *columns; /* W for each thread */
+    double *lines; /* H + W for each thread */
     const double *sums;
     const Parameters *grads;
     int64_t each; /* floats of scratch for each thread */
@@ -416,7 +413,7 @@ static void plane_step(const void *call, int64_t p, int64_t thread) {
     const Backward *b = call;
     float *scratch = b->scratch + thread * b->each;
     plane_gradients(b->g, b->x, b->layer, &b->saved, b->work + p, b->t, p, scratch,
-                    b->columns + thread * b->d.W, b->d);
+                    b->lines + thread * (b->d.H + b->d.W), b->d);
     if (!b->layer->params.taps) /* else dx needs the whole batch */
         mix_step(call, p, thread);
 }
@@ -439,20 +436,19 @@ int icasa_attend_backward(const void *g, const void *x, void *dx, float *saved, 
     Shape d = *shape;
     int64_t size = d.H * d.W, L = d.H + d.W, planes = d.N * d.C;
     int64_t lines = layer->params.taps ? planes * L : 0, squeezed = lines ? d.N * layer->M * L : 0;
-    int64_t plane = d.type != FLOAT32 ? 3 * size + d.W : d.W;
+    int64_t plane = d.type != FLOAT32 ? 3 * size + L + d.W : L + d.W;
     int64_t channel = lines ? 3 * (L + layer->K) : 0, each = plane > channel ? plane : channel;
     int64_t all = d.threads * each, half = d.groups ? d.C / (2 * d.groups) : 0;
-    int64_t doubles = 4 * half + d.threads * d.W;
+    int64_t doubles = 4 * half + d.threads * L;
     Plane *work = malloc(planes * sizeof(Plane) + doubles * sizeof(double) +
                          (lines + 2 * squeezed + all) * sizeof(float));
     if (!work)
         return 0;
     double *totals = (double *)(work + planes), sums[WIDEST];
-    double *columns = totals + 4 * half;
     float *t = (float *)(totals + doubles), *h = t + lines, *dn = h + squeezed,
           *scratch = dn + squeezed;
     Backward b = {g, x, dx, layer, split_saved(saved, layer, d), work, t, h,
-                  dn, scratch, columns, sums, grads, each, d};
+                  dn, scratch, totals + 4 * half, sums, grads, each, d};
     parallel_for(plane_step, &b, planes, d.threads);
     if (lines) {
         parallel_for(expand_step, &b, d.N * (tiles_of(d.H) + tiles_of(d.W)), d.threads);

@@ -5,7 +5,7 @@ gates. It computes in float64 whatever the type of the map, and autograd gives t
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -14,6 +14,8 @@ from torch import Tensor
 from torch.overrides import enable_reentrant_dispatch
 
 Gate = Any  # a tensor, or None where the branch is missing
+# PyTorch has no public name for it. A version without one reports such a mode as its own error.
+_without_modes = getattr(torch._C, "_DisableTorchDispatch", nullcontext)
 
 
 def statistics_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -106,9 +108,9 @@ def mix(
     residual: bool,
 ) -> Tensor:
     """Gate x by row and column (Eq. 11), by plane and element (Eq. 13, 14), and mix (Eq. 5)."""
-    u = v = x
+    branches: list[Tensor] = []
     if g_h is not None:
-        u = v = x * g_h[:, :, :, None] * g_w[:, :, None, :]
+        branches.append(x * g_h[:, :, :, None] * g_w[:, :, None, :])
     if gate is not None:
         gate, a, b, mean = (value[..., None, None] for value in (gate, a, b, mean))
         x1, x2 = halves(x, groups)
@@ -116,7 +118,8 @@ def mix(
         v = torch.stack([torch.unflatten(half, 1, (groups, -1)) for half in gated], 2).flatten(1, 3)
         if shuffle:  # channel j * C/2 + k goes to 2k + j
             v = torch.unflatten(v, 1, (2, -1)).transpose(1, 2).flatten(1, 2)
-    y = v if beta is None else beta * u + (1 - beta) * v
+        branches.append(v)
+    y = branches[0] if beta is None else beta * branches[0] + (1 - beta) * branches[1]
     return x + y if residual else y
 
 
@@ -144,7 +147,7 @@ def differentiable() -> Iterator[None]:
     with torch.enable_grad(), ExitStack() as stack:
         if not torch.zeros((), requires_grad=True).clone().requires_grad:
             stack.enter_context(enable_reentrant_dispatch())
-            stack.enter_context(torch._C._DisableTorchDispatch())
+            stack.enter_context(_without_modes())
         yield
 
 

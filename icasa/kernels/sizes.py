@@ -34,7 +34,8 @@ def _check_shapes(name: str, got: Shapes, expected: Shapes, biases: bool) -> Non
     if len(got) != len(expected):
         refuse(f"{len(expected)} tensors of {name}", len(got), hint)
     i = next(i for i in range(len(got)) if got[i] != expected[i])
-    refuse(f"{name}[{i}] ({NAMES[name][i // (1 + biases)]}) of shape {expected[i]}", got[i], hint)
+    which = f"{name}[{i}] ({NAMES[name][i // (1 + biases)]})"
+    refuse(f"{which} of shape {expected[i]}", tuple(got[i]), hint)
 
 
 def check_layer(
@@ -56,7 +57,7 @@ def check_layer(
         refuse("x of shape (N, C, H, W)", tuple(x.shape), "give it 4 axes")
     C, norm = x.shape[1], len(ica) > 4 * (1 + biases)
     if ica:
-        shapes: Shapes = [tuple(p.shape) for p in ica]
+        shapes: Shapes = [p.shape for p in ica]
         M, K = (*shapes[(1 + biases) % len(ica)][:1], *shapes[0][2:], 0, 0)[:2]
         _check_shapes("ica", shapes, ica_shapes(C, M, K, norm, biases), biases)
         if K % 2 == 0:
@@ -65,12 +66,12 @@ def check_layer(
         if groups < 1 or C % (2 * groups):
             refuse("channels divisible by 2 * groups", f"{C} channels, groups={groups}", "see SA")
         half: Shapes = [(C // (2 * groups),)] * (3 * (1 + biases))
-        _check_shapes("sa", [tuple(p.shape) for p in sa], half, biases)
+        _check_shapes("sa", [p.shape for p in sa], half, biases)
     elif groups or shuffle or not ica:
         refuse(
             "ica, sa or both, and groups with sa", f"no sa, groups={groups}", "give what it is of"
         )
-    if wrong := [str(p.dtype) for p in (*ica, *sa) if not p.is_floating_point()]:
+    if wrong := [str(p.dtype) for p in (*ica, *sa) if not p.dtype.is_floating_point]:
         refuse("floating parameters", wrong, "convert the layer")
     if (beta is not None) != bool(ica and sa):
         refuse("beta with both ica and sa alone", beta, "leave it out or give both")

@@ -10,7 +10,7 @@ from icasa.kernels import native
 from tests.kernels.test_layers import insist
 from tests.strategies import lay_out, randomise
 
-CLASSES = (icasa.ICA, icasa.SA, icasa.ICASA)
+CLASSES = (icasa.CA, icasa.ICA, icasa.SA, icasa.ICASA)
 every_class = pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)
 X = torch.randn(2, 8, 3, 5)
 

@@ -66,7 +66,7 @@ def test_a_table_and_rows_with_where_they_come_from(folder, capsys):
     assert [line.split()[0] for line in out.split("\n")[2:7]] == [
         "cpu,", "layer", "plain", "SE", "ECA",
     ]  # fmt: skip
-    assert "cpu, batch size 2" in out
+    assert "cpu, batch size 2: 2 forwards, 2 steps" in out
     assert "6 rows in cost.csv\n6 rows in cost.json" in out
     with (folder / "cost.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -77,6 +77,7 @@ def test_a_table_and_rows_with_where_they_come_from(folder, capsys):
     ]
     assert rows[0]["forward / plain"] == "1.0"
     assert float(rows[1]["step ms p80"]) > 0
+    assert rows[1]["forward rounds"] == rows[1]["step rounds"] == "2"
     assert rows[0]["command"] == f"python -m icasa.cost {' '.join(argv)}"
     assert rows[0]["icasa"] == icasa.__version__
     assert rows[0]["instruction set"]
@@ -135,19 +136,18 @@ def test_it_is_run_from_the_user_s_folder_and_says_what_it_does(folder):
     env = {**os.environ, "PYTHONPATH": str(Path(icasa.__file__).parent.parent)}
     done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=True)
     assert "plain" in done.stdout
-    assert "SE, places: 1.norm" in done.stderr
-    assert "cpu, batch size 1, rounds: 1" in done.stderr
+    assert done.stderr == "places: 1.norm\ncpu, batch size 1\n"
 
 
 def test_the_table_has_a_block_per_batch_size_and_digits_for_people():
-    latency = icasa.cost.Latency(12.345, 1234.5, 0.012345, 1.0, 0.98765, 1.2)
+    latency = icasa.cost.Latency(12.345, 1234.5, 0.012345, 1.0, 0.98765, 1.2, 30)
     cost = icasa.cost.Cost("SE", "cpu", 1, 2, 25557032, 4089184256, 89_000, latency, None)
     assert table([cost, cost._replace(batch_size=32, saved=999, step=latency)]).split("\n") == [
-        "cpu, batch size 1",
+        "cpu, batch size 1: 30 forwards",
         "layer  places  parameters    MACs  saved          forward ms            x plain",
         "SE          2      25.6 M  4.09 G      -  12.3 (1234-0.0123)  1.00 (0.988-1.20)",
         "",
-        "cpu, batch size 32",
+        "cpu, batch size 32: 30 forwards, 30 steps",
         "layer  places  parameters    MACs  saved          forward ms            x plain"
         "             step ms            x plain",
         "SE          2      25.6 M  4.09 G  999 B  12.3 (1234-0.0123)  1.00 (0.988-1.20)"

@@ -1,6 +1,7 @@
 """The cost of a layer in a model: counts by hand, fair turns, the model untouched, clear errors."""
 
 import copy
+import re
 from functools import partial
 
 import pytest
@@ -55,7 +56,7 @@ def test_a_row_per_device_batch_size_and_layer_with_counts_by_hand():
     assert [4 * a.macs for a in costs[:3]] == [b.macs for b in costs[3:]]
     assert all(a.saved < b.saved for a, b in zip(costs[:3], costs[3:], strict=True))
     assert all(costs[0].saved < cost.saved for cost in costs[1:3])
-    assert costs[0].forward[3:] == costs[0].step[3:] == (1, 1, 1)
+    assert costs[0].forward[3:6] == costs[0].step[3:6] == (1, 1, 1)
 
 
 def test_saved_is_what_a_training_step_saves():
@@ -94,6 +95,26 @@ def test_ratios_are_taken_round_by_round(monkeypatch):
     )
     assert times["a"].ms == pytest.approx(40e3)
     assert times["a"].ratio == 4
+    assert times["a"].rounds == 3
+
+
+@pytest.mark.parametrize(
+    ("turn", "given", "expected", "reports"),
+    [(0.5, None, 30, 1), (2, None, 16, 2), (100, None, 5, 4), (100, 7, 7, 6), (0.5, 40, 40, 1)],
+)
+def test_slow_models_have_fewer_rounds_unless_told_and_say_how_far_they_are(
+    turn, given, expected, reports, monkeypatch, caplog
+):
+    now = [0.0]
+    monkeypatch.setattr(measure.time, "perf_counter", lambda: now[0])
+    caplog.set_level("INFO", "icasa.cost")
+    done = 0
+    for _ in measure.ROUNDS.iterate(given, "step"):
+        now[0] += turn
+        done += 1
+    assert done == expected
+    assert len(caplog.messages) == reports
+    assert all(re.fullmatch(r"  step: round \d+ after \d+ s", line) for line in caplog.messages)
 
 
 def test_step_none_leaves_training_out():
@@ -224,6 +245,7 @@ def test_default_layers_are_all_that_take_such_maps():
         ({"layers": {}}, r"expected names of layers other than 'plain', got \[\]"),
         ({"layers": {"plain": SE}}, r"expected names of layers .*got \['plain'\]"),
         ({"rounds": 0}, "expected rounds to be an integer >= 1, got 0"),
+        ({"warmup": 0}, "expected warmup to be an integer >= 1, got 0"),
         ({"batch_sizes": [0]}, "expected batch_sizes to be an integer >= 1, got 0"),
         ({"devices": ["abc"]}, "expected a device of this machine, got 'abc'"),
     ],

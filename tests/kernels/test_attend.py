@@ -1,6 +1,7 @@
 """A layer as one operator: its values against the modules, its gradients, and who takes it."""
 
 import copy
+import inspect
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ import icasa
 from tests.kernels.test_layers import insist
 from tests.strategies import randomise, seeded
 
-CLASSES = (icasa.ICA, icasa.SA, icasa.ICASA)
+CLASSES = (icasa.CA, icasa.ICA, icasa.SA, icasa.ICASA)
 every_class = pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)
 X = torch.randn(2, 8, 3, 5, generator=seeded(0))
 CASES = [  # channels, shape, options
@@ -38,8 +39,7 @@ def takes_it(layer, x=X):
 
 
 def make(cls, channels=8, fused=True, dtype=torch.float32, **options):
-    allowed = ("groups",) if cls is icasa.SA else ("kernel_size", "norm", "reduction", "groups")
-    allowed = allowed[:3] if cls is icasa.ICA else allowed
+    allowed = inspect.signature(cls).parameters
     options = {k: v for k, v in options.items() if k in allowed}
     return randomise(cls(channels, fused=fused, dtype=dtype, **options)).eval()
 

@@ -11,7 +11,7 @@ from tests.kernels import law
 from tests.kernels.test_layers import OPTIONS, insist, outcome
 from tests.strategies import SEEDS, randomise, seeded
 
-CLASSES = (icasa.ICA, icasa.SA, icasa.ICASA)
+CLASSES = (icasa.CA, icasa.ICA, icasa.SA, icasa.ICASA)
 every_class = pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)
 each_mode = pytest.mark.parametrize("mode", ["eval", "train", "frozen"])
 LOUDEST = {torch.float32: 9.0, torch.bfloat16: 9.0, torch.float16: 3.5}  # powers of ten

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 import icasa
 from tests.strategies import LAYOUTS, SEEDS, lay_out, randomise, seeded
 
-CLASSES = (icasa.ICA, icasa.SA, icasa.ICASA)
+CLASSES = (icasa.CA, icasa.ICA, icasa.SA, icasa.ICASA)
 OPTIONS = {
+    "CA": {"reduction": (32, 1)},
     "ICA": {"norm": (True, False), "kernel_size": (1, 3)},
     "SA": {"groups": (1, 2, 3, 6), "shuffle": (True, False)},
     "ICASA": {

@@ -95,7 +95,7 @@ def test_a_library_that_cannot_be_loaded_is_reported_once_and_when_it_is_used(
     (tmp_path / "broken.so").write_text("not a library")
     library, failure = native._load(tmp_path / "broken.so")
     monkeypatch.setattr(native, "LIBRARY", library)
-    monkeypatch.setattr(native, "_failure", failure)
+    monkeypatch.setattr(native, "_reason", failure)
     layer, x = make(icasa.SA, fused=None), torch.randn(2, 8, 3, 5)
     with pytest.warns(RuntimeWarning, match="the CPU uses PyTorch's operators: .*broken.so"):
         layer(x)
@@ -105,8 +105,16 @@ def test_a_library_that_cannot_be_loaded_is_reported_once_and_when_it_is_used(
         assert icasa.backend() == "torch"
 
 
-def test_no_library_is_no_failure(tmp_path):
-    assert native._load(tmp_path / "missing.so") == (None, "")
+def test_a_missing_library_is_reported_once_when_it_would_be_used(tmp_path, monkeypatch):
+    library, reason = native._load(tmp_path / "missing.so")
+    monkeypatch.setattr(native, "LIBRARY", library)
+    monkeypatch.setattr(native, "_reason", reason)
+    layer, x = make(icasa.SA, fused=None), torch.randn(2, 8, 3, 5)
+    with pytest.warns(RuntimeWarning, match="PyTorch's operators: no C library: none in the wheel"):
+        layer(x)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        layer(x)
 
 
 def test_no_memory_for_the_gates_is_an_error(monkeypatch):
@@ -128,3 +136,22 @@ def test_a_library_of_one_thread_is_used_where_that_is_faster(monkeypatch):
         assert native.is_faster(small)
         assert native.is_faster(large) == faster
         assert native.serves(large)
+
+
+@pytest.mark.parametrize("dtype", native.TYPES, ids=str)
+@pytest.mark.parametrize(
+    "shape", [(1, 1, 1, 2), (2, 3, 5, 7), (3, 8, 4, 2), (2, 17, 9, 9), (1, 40, 11, 30)]
+)
+@pytest.mark.parametrize("threads", [1, 2])
+def test_copies_from_one_memory_format_to_the_other(shape, dtype, threads, monkeypatch):
+    monkeypatch.setattr(native, "PARALLEL", 1)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    formats = torch.contiguous_format, torch.channels_last
+    planes = torch.randn(shape, generator=seeded(0)).to(dtype)
+    for given, wanted in (formats, formats[::-1]):
+        x = planes.contiguous(memory_format=given)
+        y = native.copy(x, wanted)
+        assert y.is_contiguous(memory_format=wanted)
+        assert torch.equal(y, planes)
+    sliced = torch.stack((planes, planes), dim=-1)[..., 0]
+    assert torch.equal(native.copy(sliced, torch.channels_last), planes)

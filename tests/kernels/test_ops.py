@@ -2,8 +2,11 @@
 
 import pytest
 import torch
+from torch.overrides import BaseTorchFunctionMode
+from torch.utils.flop_counter import FlopCounterMode
 
-from icasa.kernels import OPS, native, reference
+from icasa.kernels import native, reference
+from icasa.kernels.ops import ON_CPU, OPS, operators
 from tests.strategies import seeded
 
 PARTS = ("ica", "sa", "ica sa")
@@ -115,3 +118,21 @@ def test_an_empty_batch_leaves_the_running_statistics():
     y, _, statistics = OPS.attend_forward(x[:0], ica, *rest)
     assert y.shape == (0, *x.shape[1:])
     torch.testing.assert_close(statistics, torch.stack(ica[10:]))
+
+
+def test_what_watches_operators_sees_them_called():
+    x = torch.rand(2, 12, 5, 7)
+    assert operators(x) is ON_CPU
+    with torch.profiler.profile():
+        assert operators(x) is OPS
+    for mode in (FlopCounterMode(display=False), BaseTorchFunctionMode()):
+        with mode:
+            assert operators(x) is OPS
+    assert operators(x.to("meta")) is OPS
+    assert operators(x.as_subclass(type("Own", (torch.Tensor,), {}))) is OPS
+
+
+@each_part
+def test_the_same_bits_with_the_dispatcher_and_without(parts):
+    given = arguments(parts, torch.float32)
+    assert torch.equal(ON_CPU.attend(*given), OPS.attend(*given))

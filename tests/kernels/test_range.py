@@ -31,7 +31,7 @@ def cases(cls, mode, place, value):
     for seed in range(2):
         x, g = (torch.randn(2, 8, 5, 7, generator=seeded(seed + k)) for k in (0, 9))
         x[place] = value * (1 + x[place] / 8)
-        layer = cls(8) if cls is icasa.ICA else cls(8, groups=2)
+        layer = cls(8) if cls in (icasa.CA, icasa.ICA) else cls(8, groups=2)
         yield put_in(randomise(layer, seed) if seed else layer, mode), x, g
 
 
@@ -72,7 +72,7 @@ def test_a_sample_that_is_not_finite_changes_no_bit_of_the_others_in_evaluation(
 @pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)
 @pytest.mark.parametrize("training", [True, False])
 def test_a_bias_may_change_between_forward_and_backward_as_in_plain_torch(cls, training):
-    layer = randomise(cls(8) if cls is icasa.ICA else cls(8, groups=2)).train(training)
+    layer = randomise(cls(8) if cls in (icasa.CA, icasa.ICA) else cls(8, groups=2)).train(training)
     x = torch.randn(2, 8, 5, 7, generator=seeded(0))
     gradients = []
     for fused, changed in ((True, False), (True, True), (False, True)):
@@ -93,7 +93,7 @@ def test_a_bias_may_change_between_forward_and_backward_as_in_plain_torch(cls, t
 
 @every_class
 def test_a_weight_that_changes_between_forward_and_backward_is_refused(cls):
-    layer = cls(8) if cls is icasa.ICA else cls(8, groups=2)
+    layer = cls(8) if cls in (icasa.CA, icasa.ICA) else cls(8, groups=2)
     y = layer(torch.randn(2, 8, 5, 7, requires_grad=True))
     with torch.no_grad():
         for p in layer.parameters():

@@ -15,7 +15,7 @@ if native.LIBRARY is None:
 # Run in a process of its own, which a write beyond its memory may end.
 SCRIPT = """
 import torch
-from icasa.kernels import OPS
+from icasa.kernels.ops import OPS
 
 N, C, H, W, M, K, G = 2, 16, 3, 5, 8, 3, 2
 SHAPES = [(C, 1, K), (C,), (M, C, 1), (M,), *[(C, M, 1), (C,)] * 2, *[(M,)] * 4]

@@ -1,7 +1,7 @@
 """What a corpus is: its clips with their labels, speakers and folds, and its problems.
 
 A loader (`ravdess`, `manifest`, `iemocap`) reads names and tables, never audio, and lists every
-problem it finds in `Corpus.problems`. `frames.load_frames` reads the audio once, adds the problems
+problem it finds in `Corpus.problems`. `feature_cache.load_frames` reads the audio once, adds the problems
 found there, and raises them all together as one `CorpusError`; with ``skip_bad=True`` it leaves
 those clips out and says so in `Corpus.notes`. `splits.split` refuses a corpus with open problems.
 """

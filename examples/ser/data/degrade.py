@@ -23,7 +23,7 @@ from scipy.signal import fftconvolve
 
 from examples.ser.data.audio import Clip, ClipError, read_clip
 from examples.ser.data.corpora import Corpus, Utterance
-from examples.ser.data.frames import Frames, load_frames
+from examples.ser.data.feature_cache import Frames, load_frames
 
 MP3_KBPS = 128
 # libsndfile's compression level that gives a constant 128 kbps, by sample rate in Hz.
@@ -169,10 +169,11 @@ def utterance_rng(utterance: str, seed: int) -> np.random.Generator:
 
 @dataclass(frozen=True)
 class DegradedReader:
-    """Reads clips under a condition, for `frames.load_frames`."""
+    """Reads clips under a condition, for `feature_cache.load_frames`."""
 
     condition: str
     seed: int
+    telephone: bool = False
 
     def __post_init__(self) -> None:
         """Refuse an unknown condition."""
@@ -185,13 +186,16 @@ class DegradedReader:
         """What the waves depend on, for the cache's key. Only noise depends on the seed."""
         seed = self.seed if self.condition.startswith("awgn") else None
         versions = [pyroomacoustics.__version__, soundfile.__libsndfile_version__]
-        return [self.condition, seed, MP3_LEVEL, ROOM, TALKER, MICROPHONE, RT60, ORDER, versions]
+        room = [MP3_LEVEL, ROOM, TALKER, MICROPHONE, RT60, ORDER, versions]
+        return [self.condition, seed, *room, *["telephone"] * self.telephone]
 
     def __call__(self, clip: Utterance) -> Clip:
         """Check the clean clip, degrade it and resample it to 16 kHz."""
         rng = utterance_rng(clip.id, self.seed)
         apply = CONDITIONS[self.condition]
-        return read_clip(clip.path, lambda wave, rate: apply(wave, rate, rng))
+        return read_clip(
+            clip.path, lambda wave, rate: apply(wave, rate, rng), telephone=self.telephone
+        )
 
 
 def degraded_frames(
@@ -202,13 +206,14 @@ def degraded_frames(
     *,
     skip_bad: bool = False,
     progress: bool = True,
+    telephone: bool = False,
 ) -> tuple[Corpus, Frames]:
-    """Load frames as `frames.load_frames` does, of each clip under a condition of `CONDITIONS`.
+    """Load frames as `feature_cache.load_frames` does, of each clip under a condition of `CONDITIONS`.
 
     The cache has one file per condition (and seed, for noise); "clean" has that of `load_frames`.
     """
-    reader = DegradedReader(condition, seed)
+    reader = DegradedReader(condition, seed, telephone)
     return load_frames(
-        corpus, cache, skip_bad=skip_bad, progress=progress,
+        corpus, cache, skip_bad=skip_bad, progress=progress, telephone=telephone,
         reader=None if condition == "clean" else reader,
     )  # fmt: skip

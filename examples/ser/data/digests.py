@@ -8,26 +8,31 @@ from pathlib import PurePosixPath
 
 import numpy as np
 
-from examples.ser.data.corpora import Corpus
-from examples.ser.data.frames import Frames
-from examples.ser.data.segments import Segments
+from examples.ser.data.corpora import Corpus, Utterance
+from examples.ser.data.feature_cache import Frames
 
 
-def digests(corpus: Corpus, frames: Frames, data: Mapping[str, Segments]) -> dict[str, str]:
+def digests(
+    corpus: Corpus, frames: Frames, sides: Mapping[str, Sequence[Utterance]]
+) -> dict[str, str]:
     """Return digests of the features, and of the ids, labels and speakers of each side, in order.
 
     They are of contents, so that a corpus may be renamed and moved; which clips are on which side
     stands for the folds. Features count in half precision, in which a packed corpus has them.
     """
     found = {"features": _frames_digest(frames)}
-    ids = _below_common_folder([clip.id for clip in corpus.utterances])
-    for side, segments in data.items():
-        index = segments.utterance.unique().tolist()
-        clips = [corpus.utterances[i] for i in index]
-        found[f"ids of {side}"] = _digest([ids[i] for i in index])
+    names = [clip.id for clip in corpus.utterances]
+    below = dict(zip(names, _below_common_folder(names), strict=True))
+    for side, clips in sides.items():
+        found[f"ids of {side}"] = _digest([below[clip.id] for clip in clips])
         found[f"labels of {side}"] = _digest([clip.label for clip in clips])
         found[f"speakers of {side}"] = _digest([clip.speaker for clip in clips])
     return found
+
+
+def differing(there: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """Return the names of the digests that differ, or that one of the two lacks."""
+    return [name for name in there | now if there.get(name) != now.get(name)]
 
 
 def _below_common_folder(ids: Sequence[str]) -> list[str]:

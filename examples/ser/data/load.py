@@ -7,14 +7,14 @@ from pathlib import Path
 
 import torch
 
-from examples.ser.data.corpora import Corpus, CorpusError
+from examples.ser.data.corpora import Corpus, CorpusError, Utterance
+from examples.ser.data.feature_cache import Frames, load_frames
 from examples.ser.data.features import FEATURES, MFCC_39, FeatureSet
-from examples.ser.data.frames import Frames, load_frames
 from examples.ser.data.iemocap import load_iemocap
 from examples.ser.data.manifest import load_manifest
 from examples.ser.data.pack import unpack
 from examples.ser.data.ravdess import load_ravdess
-from examples.ser.data.segments import Segments, make_segments
+from examples.ser.data.segments import Segments, make_segments, segment_starts
 from examples.ser.data.splits import (
     describe,
     random_folds,
@@ -80,47 +80,61 @@ def cut(
     corpus: Corpus, frames: Frames, args: argparse.Namespace
 ) -> tuple[Corpus, dict[str, Segments]]:
     """Split by the protocol and cut the segments of each side."""
+    whole = corpus
+    corpus, sides = split_by_protocol(corpus, frames, args)
     standardizer = Standardizer(args.normalize, FEATURES[args.features])
     if args.protocol == "leaky-segment":
-        return _segment_folds(corpus, frames, standardizer, args)
-    if args.protocol == "leaky-utterance":
-        corpus = replace(corpus, utterances=random_folds(corpus))
-    parts = split(corpus, args.fold, args.validation, leaky=args.protocol != "speaker")
-    standardizer.fit(parts.train, frames)
-    data = {}
-    for name, utterances in vars(parts).items():
-        if name != "leaky" and utterances:
-            data[name] = make_segments(
-                corpus, utterances, frames, standardizer,
-                stride_s=args.train_stride if name == "train" else args.test_stride,
-                tail=args.tail, held_out=name != "train",
-            )  # fmt: skip
-    return replace(corpus, notes=corpus.notes + describe(parts, corpus.labels)), data
+        return corpus, _segments_apart(whole, corpus, frames, standardizer, args)
+    standardizer.fit(sides["train"], frames)
+    data = {
+        name: make_segments(
+            corpus, utterances, frames, standardizer,
+            stride_s=args.train_stride if name == "train" else args.test_stride,
+            tail=args.tail, held_out=name != "train",
+        )
+        for name, utterances in sides.items()
+    }  # fmt: skip
+    return replace(corpus, notes=corpus.notes + describe(sides, corpus.labels)), data
 
 
-def _segment_folds(
-    corpus: Corpus, frames: Frames, standardizer: Standardizer, args: argparse.Namespace
-) -> tuple[Corpus, dict[str, Segments]]:
-    """Cut segments and assign them random folds: overlapping segments are on both sides.
+def split_by_protocol(
+    corpus: Corpus, frames: Frames, args: argparse.Namespace
+) -> tuple[Corpus, dict[str, tuple[Utterance, ...]]]:
+    """Return the corpus with the folds of the protocol, and the clips of each side.
 
-    Each segment is an utterance of the corpus returned, and is scored alone.
+    With "leaky-segment" each segment is an utterance of the corpus returned, and is scored alone.
     """
-    clips = corpus.utterances
-    whole = make_segments(
-        corpus, clips, frames, standardizer.fit(clips, frames),
+    if args.protocol == "leaky-segment":
+        window = FEATURES[args.features].window
+        owners = [
+            clip for clip in corpus.utterances for _ in segment_starts(
+                frames[clip.id].shape[1], args.train_stride, args.tail, window
+            )
+        ]  # fmt: skip
+        segments = tuple(replace(clip, id=f"{clip.id}#{i}") for i, clip in enumerate(owners))
+        corpus = replace(corpus, utterances=segments)
+    leaky = args.protocol != "speaker"
+    if leaky:
+        corpus = replace(corpus, utterances=random_folds(corpus))
+    return corpus, split(corpus, args.fold, args.validation, leaky=leaky).sides()
+
+
+def _segments_apart(
+    whole: Corpus, corpus: Corpus, frames: Frames, standardizer: Standardizer,
+    args: argparse.Namespace,
+) -> dict[str, Segments]:  # fmt: skip
+    """Cut the clips of `whole`; overlapping segments, the utterances of `corpus`, are apart."""
+    clips = whole.utterances
+    segments = make_segments(
+        whole, clips, frames, standardizer.fit(clips, frames),
         stride_s=args.train_stride, tail=args.tail, held_out=False,
     )  # fmt: skip
-    owners = [clips[i] for i in whole.utterance.tolist()]
-    segments = tuple(replace(u, id=f"{u.id}#{i}") for i, u in enumerate(owners))
-    corpus = replace(corpus, utterances=segments)
-    segments = random_folds(corpus)
-    test = torch.tensor([u.fold == args.fold for u in segments])
-    whole = replace(whole, utterance=torch.arange(len(whole)))
-    data = {
-        name: Segments(**{key: value[index] for key, value in vars(whole).items()})
+    segments = replace(segments, utterance=torch.arange(len(segments)))
+    test = torch.tensor([u.fold == args.fold for u in corpus.utterances])
+    return {
+        name: Segments(**{key: value[index] for key, value in vars(segments).items()})
         for name, index in (("train", ~test), ("test", test))
     }
-    return replace(corpus, utterances=segments), data
 
 
 def unwritable(out: Path) -> str:

@@ -6,8 +6,8 @@ import numpy as np
 
 from examples.atomic import write_atomic
 from examples.ser.data.corpora import Corpus, CorpusError, Utterance
+from examples.ser.data.feature_cache import Frames
 from examples.ser.data.features import FEATURES, MFCC_39
-from examples.ser.data.frames import Frames
 
 FIELDS = ("id", "label", "speaker", "gender", "session")
 

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from examples.errors import UserError
 from examples.ser.data.corpora import Corpus, Utterance
+from examples.ser.data.feature_cache import Frames
 from examples.ser.data.features import FRAMES_PER_S, MFCC_39
-from examples.ser.data.frames import Frames
 from examples.ser.data.standardize import Standardizer
 
 
@@ -62,6 +62,10 @@ class Segments:
     def to(self, device: torch.device) -> Segments:
         """Copy to `device`."""
         return Segments(**{name: value.to(device) for name, value in vars(self).items()})
+
+    def clips(self, corpus: Corpus) -> list[Utterance]:
+        """Return the utterances of `corpus` that the segments are of, each once, in its order."""
+        return [corpus.utterances[i] for i in self.utterance.unique().tolist()]
 
 
 def make_segments(

@@ -9,14 +9,14 @@ import hashlib
 import itertools
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from sklearn.model_selection import StratifiedKFold
 
 from examples.errors import UserError
 from examples.ser.data.corpora import Corpus, CorpusError, Utterance, few
-from examples.ser.data.frames import Frames
+from examples.ser.data.feature_cache import Frames
 
 PROTOCOLS = ("speaker", "leaky-utterance", "leaky-segment")
 SPLIT_SEED = 0  # of the random folds, the same for every model and seed
@@ -38,7 +38,7 @@ class Split:
 
     def __post_init__(self) -> None:
         """Check the sides."""
-        sides = {"train": self.train, "validation": self.validation, "test": self.test}
+        sides = self.sides()
         for (a, first), (b, second) in itertools.combinations(sides.items(), 2):
             both = {"utterance": {u.id for u in first} & {u.id for u in second}}
             if not self.leaky:
@@ -51,11 +51,16 @@ class Split:
                         f"expected each {what} on one side, got {names} in {a} and {b}; "
                         "correct the folds"
                     )
-        if empty := [side for side in ("train", "test") if not sides[side]]:
+        if empty := [side for side in ("train", "test") if side not in sides]:
             raise UserError(
                 f"expected utterances on each side, got none in {', '.join(empty)}; "
                 "use more speakers or folds"
             )
+
+    def sides(self) -> dict[str, tuple[Utterance, ...]]:
+        """Return the sides that have clips, by name."""
+        sides = {"train": self.train, "validation": self.validation, "test": self.test}
+        return {name: clips for name, clips in sides.items() if clips}
 
 
 def spelling_faults(corpus: Corpus) -> list[str]:
@@ -206,13 +211,10 @@ def refold(corpus: Corpus, folds: int | str) -> Corpus:
     return replace(corpus, utterances=clips, notes=(*corpus.notes, note))
 
 
-def describe(parts: Split, labels: Sequence[str]) -> tuple[str, ...]:
+def describe(sides: Mapping[str, Sequence[Utterance]], labels: Sequence[str]) -> tuple[str, ...]:
     """Return a line for each side: its clips, its speakers by gender, the classes it lacks."""
     lines = []
-    for side in ("train", "validation", "test"):
-        clips: tuple[Utterance, ...] = getattr(parts, side)
-        if not clips:
-            continue
+    for side, clips in sides.items():
         genders = Counter(dict(sorted((u.speaker, u.gender or "unknown") for u in clips)).values())
         who = few(sorted({u.speaker for u in clips}), most=6)
         by = ", ".join(f"{n} {gender}" for gender, n in sorted(genders.items()))

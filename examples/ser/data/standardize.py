@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from examples.ser.data.corpora import Utterance, few
+from examples.ser.data.feature_cache import Frames
 from examples.ser.data.features import MFCC_39, FeatureSet
-from examples.ser.data.frames import Frames
 
 
 class Standardizer:

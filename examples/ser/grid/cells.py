@@ -10,6 +10,7 @@ from typing import Any
 
 from examples.atomic import write_atomic
 from examples.errors import UserError
+from examples.ser.run.flags import PRESETS
 
 RESULTS = Path(__file__).parents[1] / "results"
 GRID = RESULTS / "grid"
@@ -19,11 +20,11 @@ THRESHOLDS = (0.1, 0.3, 0.5, 0.7, 0.9)
 ALPHAS = (1, 2, 3, 5)
 AUGMENT = ("crop", "spec-augment", "mixup")  # of Table 9
 VARIANTS = {
-    "none": ["--attention", "none"],
-    "icasa": ["--attention", "icasa"],
+    **{name: ["--attention", name] for name in (*ATTENTIONS, "icasa-aligned")},
     **{f"{name}+aam": ["--attention", name, "--aam"] for name in ATTENTIONS},
     "none+aam-unweighted": ["--attention", "none", "--aam", "--alpha", "0"],
     "none+aam-random": ["--attention", "none", "--aam", "--pairing", "random"],
+    "none+aam-across-speakers": ["--attention", "none", "--aam", "--across-speakers"],
     **{f"none+aam-T{t}": ["--attention", "none", "--aam", "--threshold", f"{t}"]
        for t in THRESHOLDS if t != 0.7},
     **{f"none+aam-alpha{a}": ["--attention", "none", "--aam", "--alpha", f"{a}"]
@@ -51,7 +52,14 @@ TABLES = {
         ("none", "icasa", "none+aam", "icasa+aam"),
         SPEAKER,
     ),  # each part alone
-}
+    "layers": ((*ATTENTIONS, "icasa-aligned"), SPEAKER),  # of docs/study.md, as the next
+    "augmentation": (
+        ("none", "none+aam", "none+aam-random", "none+aam-unweighted", "none+mixup",
+         "none+spec-augment", "none+crop", "none+aam+mixup", "none+aam+spec-augment",
+         "none+aam-across-speakers"),
+        SPEAKER,
+    ),
+}  # fmt: skip
 SEED = 987654
 CORPUS = r"\w+(?:-(?:impro|script))?"
 NAME = (
@@ -114,12 +122,17 @@ class Cell:
         """Return the flags of `examples.ser.train` for this cell."""
         flags = ["--protocol", self.protocol, "--fold", str(self.fold), "--seed", str(self.seed)]
         flags += [f"--{self.preset}", "--epochs", str(self.epochs), "--precision", self.precision]
-        return [*flags, "--no-validation", *VARIANTS[self.variant]]
+        variant = list(VARIANTS[self.variant])
+        if "--augment" in variant:  # beside the preset's own
+            after = variant.index("--augment") + 1
+            variant[after:after] = PRESETS[self.preset].get("augment", [])
+        return [*flags, "--no-validation", *variant]
 
 
 def corpus_in_names(name: str) -> str:
     """Return a corpus's name as the names of its cells have it."""
-    return name if re.fullmatch(CORPUS, name) else re.sub(r"\W", "_", name)
+    short = name[:60]  # a file's name ends at 255 bytes
+    return short if re.fullmatch(CORPUS, short) else re.sub(r"\W", "_", short)
 
 
 def write_cell(content: bytes, target: Path) -> None:

@@ -12,6 +12,7 @@ from filelock import FileLock, Timeout
 
 from examples.atomic import remove_leftovers, write_atomic
 from examples.errors import UserError, room_for
+from examples.ser.data.digests import differing
 from examples.ser.run.record import load_saved
 
 LOCK = "training.lock"  # in the folder of a run; the grid has a lock of its own there
@@ -93,7 +94,7 @@ def resume(
     ]
     if "data" not in state:
         note(f"note: {path} is of before checkpoints knew their data; taken to be of this corpus")
-    elif other := [k for k, v in data.items() if state["data"].get(k) != v]:
+    elif other := differing(state["data"], data):
         changes.append(f"other data: {', '.join(other)}")
     if changes:
         raise UserError(

@@ -93,7 +93,11 @@ def default_config(preset: str) -> dict[str, str]:
 
 def fold_number(text: str) -> int | str:
     """Return the number of folds, or "speaker" for one fold per speaker."""
-    return text if text == "speaker" else int(text)
+    if text == "speaker":
+        return text
+    if not (text.isdecimal() and int(text) > 1):
+        raise argparse.ArgumentTypeError(f"expected 2 or more, or 'speaker', got {text!r}")
+    return int(text)
 
 
 def add_corpus(parser: argparse.ArgumentParser) -> Any:
@@ -161,7 +165,9 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     group.add_argument("--alpha", type=float, default=2.0, help="alpha of Eq. 3; 0: no weighting")
     group.add_argument("--representation", choices=("mean", "flat"), default="mean")
     group.add_argument("--pairing", choices=("similar", "balanced", "random"), default="similar")
-    group.add_argument("--across-utterances", action="store_true", help="no pair within a clip")
+    apart = group.add_mutually_exclusive_group()
+    apart.add_argument("--across-utterances", action="store_true", help="no pair within a clip")
+    apart.add_argument("--across-speakers", action="store_true", help="no pair within a speaker")
     group = parser.add_argument_group("other augmentation, before AAM")
     group.add_argument("--augment", nargs="+", choices=AUGMENT, help="default: none")
     group = parser.add_argument_group("optimisation")

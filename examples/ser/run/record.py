@@ -15,6 +15,7 @@ from torch import nn
 from examples.errors import UserError
 from examples.provenance import write_csv
 from examples.ser.data.corpora import Corpus
+from examples.ser.data.digests import differing
 from examples.ser.data.segments import Segments
 from examples.ser.run import flags
 from examples.ser.run.evaluate import confusion, scores
@@ -31,7 +32,7 @@ def write_results(
     corpus: Corpus, test: Segments, state: dict[str, Any], facts: dict[str, Any], out: Path
 ) -> list[dict[str, Any]]:
     """Write result.csv, history.csv, predictions.json and the pictures; return the rows."""
-    clips = [corpus.utterances[i] for i in test.utterance.unique().tolist()]
+    clips = test.clips(corpus)
     y = np.array([corpus.labels.index(clip.label) for clip in clips])
     title = "{corpus}, fold {fold}: attention {attention}, augmentation {augmentation}".format(
         **facts
@@ -55,7 +56,7 @@ def write_results(
     ]
     record = {
         "labels": corpus.labels, "folds": corpus.folds, "notes": corpus.notes, "run": facts,
-        "pairs": state["pairs"], "rows": rows, "history": state["history"],
+        "data": state["data"], "pairs": state["pairs"], "rows": rows, "history": state["history"],
         "utterances": utterances,
     }  # fmt: skip
     text = json.dumps(record, indent=0)
@@ -67,6 +68,15 @@ def load_trained(record: Mapping[str, Any], folder: Path) -> tuple[argparse.Name
     """Return the flags and the trained network of a run, from its checkpoint in `folder`."""
     state = load_saved(folder / "checkpoint.pt", ("model",))["model"]
     return restore(record["run"]["command"], record["labels"], state)
+
+
+def check_data(record: Mapping[str, Any], now: Mapping[str, str], folder: Path) -> None:
+    """Raise UserError unless the data of a run are those of its record, if it has their digests."""
+    if other := differing(record.get("data", now), now):
+        raise UserError(
+            f"{folder}: expected the data that trained it, got other ones ({', '.join(other)}); "
+            "give its corpus and flags"
+        )
 
 
 def load_saved(path: Path, keys: Sequence[str]) -> dict[str, Any]:

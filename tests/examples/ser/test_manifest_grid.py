@@ -4,7 +4,10 @@ The corpus is made, in the style of EMO-DB: names that say speaker and emotion, 
 classes of unequal size, genders partly unknown. Each training is one epoch in this process.
 """
 
+import json
 import re
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,8 +16,9 @@ from examples.errors import UserError
 from examples.provenance import read_csv
 from examples.ser import check, manifest, reproduce, train
 from examples.ser.grid import pooled
-from examples.ser.grid.cells import read_cells
+from examples.ser.grid.cells import read_cells, write_cell
 from tests.examples.ser.acted import NAMES, PATTERN, write_acted
+from tests.examples.ser.clips import write_clip
 
 BUDGET = ("--folds", "2", "--seeds", "1", "2", "--preset", "onecycle", "--epochs", "1",
           "--variants", "none", "--device", "cpu")  # fmt: skip
@@ -77,7 +81,7 @@ def test_a_second_call_trains_nothing(grid, monkeypatch, capsys):
     ("more", "message"),
     [
         (["--class-weights", "balanced"], "class_weights none there, balanced now"),
-        (["--labels", "anger", "joy"], r"labels None there, .*in clips, labels or speakers"),
+        (["--labels", "anger", "joy"], r"labels None there, .*other data: features, ids of train"),
     ],
 )
 def test_cells_of_other_flags_are_refused(grid, more, message):
@@ -92,8 +96,29 @@ def test_cells_of_a_corrected_manifest_are_refused(grid):
     row = next(line for line in text.splitlines() if "03a01Fa" in line)
     (root / "corrected.csv").write_text(text.replace(row, row.replace("joy", "anger")))
     argv = [str(root / "corrected.csv") if a == str(root / "corpus.csv") else a for a in argv]
-    with pytest.raises(UserError, match=r"wav/03a01Fa\.wav in clips, labels or speakers"):
+    with pytest.raises(UserError, match=r"other data: labels of t\w+, of wav/03a01Fa\.wav\); give"):
         reproduce.main(argv)
+
+
+def test_cells_of_other_audio_under_the_same_names_are_refused(grid, tmp_path):
+    root, argv = grid
+    other = Path(shutil.copytree(root / "wav", tmp_path / root.name / "wav"))
+    shutil.copy(root / "corpus.csv", other.parent)
+    write_clip(other / "03a01Fa.wav", 1)
+    argv = [a.replace(str(root / "corpus.csv"), str(other.parent / "corpus.csv")) for a in argv]
+    with pytest.raises(UserError, match=r"of others \(other data: features\); give another --out"):
+        reproduce.main(argv)
+
+
+def test_cells_of_before_the_digests_are_taken_with_a_note(grid, tmp_path, monkeypatch, capsys):
+    root, argv = grid
+    for path, (_, record) in read_cells(root / "pooled").items():
+        del record["data"]
+        write_cell(json.dumps(record).encode(), tmp_path / path.name)
+    monkeypatch.setattr(reproduce, "train_cell", lambda *_: pytest.fail("trained again"))
+    assert reproduce.main([*argv, "--out", str(tmp_path)]) == 0
+    assert "note: 4 finished cells are of before cells knew their data" in capsys.readouterr().out
+    assert (tmp_path / "pooled.csv").exists()
 
 
 def test_a_fold_that_is_not_there_is_refused(grid):

@@ -1,6 +1,7 @@
 """The grid: cells have names that say them, run once, and go on after a stop."""
 
 import json
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,8 @@ def trained(monkeypatch):
     def train_cell(command, log):
         commands.append(command)
         args = parse(command[3:])
-        (args.out / "predictions.json").write_text(json.dumps({"fold": args.fold}))
+        run = {"command": shlex.join(["python", "-m", *command[2:]])}
+        (args.out / "predictions.json").write_text(json.dumps({"run": run}))
         log.write_text("a message\n")
         return int(args.fold == 5)
 
@@ -97,7 +99,9 @@ def test_what_is_done_is_skipped_and_what_failed_is_not(tmp_path, trained, capsy
     assert reproduce.main(argv) == 2
     assert {parse(command[3:]).fold for command in trained} == {5}
     reproduce.main([*argv, "--list"])
-    assert capsys.readouterr().out.count("missing") == 2
+    out = capsys.readouterr().out
+    assert out.count("missing") == 2
+    assert "note: 2 finished cells are of before cells knew their data; taken to be of this" in out
 
 
 def test_a_cell_of_another_process_is_left_to_it(tmp_path, trained):

@@ -12,7 +12,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from examples.ser.data.frames import load_frames
+from examples.ser.data.feature_cache import load_frames
 from examples.ser.data.manifest import load_manifest
 from examples.ser.data.splits import split
 from examples.ser.synthetic import STYLES, synthesize, write_synthetic

@@ -3,7 +3,7 @@
 import pytest
 
 from examples.ser.data.corpora import Corpus, Utterance
-from examples.ser.data.frames import load_frames
+from examples.ser.data.feature_cache import load_frames
 from tests.examples.ser.clips import write_clip
 
 

@@ -10,7 +10,7 @@ import soundfile
 from scipy.signal import butter, correlate, sosfilt
 
 from examples.ser.data import degrade
-from examples.ser.data import frames as cache
+from examples.ser.data import feature_cache as cache
 from examples.ser.data.audio import ClipError, read_clip
 from examples.ser.data.corpora import Corpus, CorpusError, Utterance
 from examples.ser.data.degrade import (
@@ -25,7 +25,7 @@ from examples.ser.data.degrade import (
     room_response,
     utterance_rng,
 )
-from examples.ser.data.frames import load_frames
+from examples.ser.data.feature_cache import load_frames
 from examples.ser.data.manifest import load_manifest
 from examples.ser.synthetic import synthesize
 

@@ -5,8 +5,8 @@ import shutil
 import pytest
 
 from examples.ser import packed
-from examples.ser.data.digests import digests
-from examples.ser.data.load import cut, read
+from examples.ser.data.digests import differing, digests
+from examples.ser.data.load import read, split_by_protocol
 from examples.ser.run.flags import parse
 from examples.ser.synthetic import write_synthetic
 from tests.examples.ser.clips import write_clip
@@ -33,12 +33,12 @@ def of(source, value, *more):
     run = (source, value, "--cache", cache, "--out", "o", "--quiet", "--no-validation", *more)
     args = parse([str(flag) for flag in run])
     whole, frames = read(args)
-    corpus, data = cut(whole, frames, args)
-    return digests(corpus, frames, data)
+    corpus, sides = split_by_protocol(whole, frames, args)
+    return digests(corpus, frames, sides)
 
 
 def changed(a, b):
-    return {name for name in a | b if a.get(name) != b.get(name)}
+    return {*differing(a, b)}
 
 
 def edit(manifest, old, new):

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from examples.ser.data.feature_cache import load_frames
 from examples.ser.data.features import FEATURES, MFCC_39, PROSODY
-from examples.ser.data.frames import load_frames
 from examples.ser.data.manifest import load_manifest
 from examples.ser.synthetic import write_synthetic
 from tests.examples.ser.clips import NOISE

@@ -7,7 +7,7 @@ import pytest
 import soundfile
 
 from examples.ser.data.corpora import CorpusError, Utterance
-from examples.ser.data.frames import load_frames
+from examples.ser.data.feature_cache import load_frames
 from examples.ser.data.iemocap import IEMOCAP_COUNTS, IEMOCAP_LABELS, load_iemocap
 from examples.ser.data.splits import split
 

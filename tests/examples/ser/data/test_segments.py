@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from examples.ser.data.frames import load_frames
+from examples.ser.data.feature_cache import load_frames
 from examples.ser.data.mfcc import add_deltas
 from examples.ser.data.ravdess import load_ravdess
 from examples.ser.data.segments import make_segments, segment_starts

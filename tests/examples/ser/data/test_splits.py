@@ -148,7 +148,7 @@ def test_new_folds_balance_genders_then_clips():
 
 def test_a_split_says_who_is_on_each_side_and_which_classes_are_not():
     clips = mixed("a f 0 xy", "b m 1 xy", "c - 2 x")
-    lines = describe(split(Corpus("toy", ("x", "y"), clips), 2), ("x", "y"))
+    lines = describe(split(Corpus("toy", ("x", "y"), clips), 2).sides(), ("x", "y"))
     assert lines == (
         "train: 4 clips of 2 speakers (1 female, 1 male): a, b",
         "test: 1 clips of 1 speakers (1 unknown): c; no clip of y",

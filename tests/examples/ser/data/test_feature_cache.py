@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from examples.ser.data import frames as cache
+from examples.ser.data import feature_cache as cache
 from examples.ser.data.corpora import CorpusError, Utterance
+from examples.ser.data.feature_cache import load_frames
 from examples.ser.data.features import FEATURES, MFCC_39
-from examples.ser.data.frames import load_frames
 from examples.ser.data.ravdess import load_ravdess, ravdess_rows
 from tests.examples.ser.clips import BAD, write_clip
 
