@@ -57,7 +57,7 @@ class Case(NamedTuple):
 
 def divisor(layer: str, options: dict[str, Any]) -> int:
     """What the number of channels is a multiple of."""
-    return 1 if layer == "ICA" else 2 * options["groups"]
+    return 2 * options.get("groups", 1) if "SA" in layer else 1
 
 
 def draw(random_: random.Random) -> Case:

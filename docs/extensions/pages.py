@@ -51,7 +51,7 @@ class Drawing(SphinxDirective):
 
 
 class Rows(SphinxDirective):
-    """``{rows} FILE``: a CSV file from the root, or what command writes it while it is missing.
+    """``{rows} FILE``: a CSV file from the root, or what command writes it while there is no row.
 
     ``:columns: a | b`` and ``:where: column=value`` choose from it.
     """
@@ -67,13 +67,13 @@ class Rows(SphinxDirective):
         """Show the rows."""
         path = ROOT / self.arguments[0]
         self.env.note_dependency(str(path))
-        if not path.is_file():
-            text = f"*Not measured yet:* `{self.options['command']}` writes `{self.arguments[0]}`."
-            return self.parse_text_to_nodes(text)
-        rows = read(path)
+        rows = read(path) if path.is_file() else []
         if "where" in self.options:
             key, _, value = self.options["where"].partition("=")
             rows = [row for row in rows if row[key] == value]
+        if not rows:
+            text = f"*Not measured yet:* `{self.options['command']}` writes `{self.arguments[0]}`."
+            return self.parse_text_to_nodes(text)
         columns = list(rows[0])
         if "columns" in self.options:
             columns = [column.strip() for column in self.options["columns"].split("|")]
