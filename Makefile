@@ -13,7 +13,7 @@ demo: .venv/examples
 	$(BIN)/python -m examples.ser.demo $(if $(ROOT),--ravdess "$(ROOT)")
 
 test: .venv/test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses logical --dist loadfile
 
 lint: .venv/test
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

@@ -1,7 +1,6 @@
 """What pages show without copying it: drawings, rows of a CSV file, the facts about a class."""
 
 import csv
-import inspect
 from pathlib import Path
 
 from docutils import nodes
@@ -135,7 +134,7 @@ class Facts(SphinxDirective):
 
     def files(self) -> list[nodes.Node]:
         """Where it is written and tested."""
-        source = Path(inspect.getfile(self.cls)).relative_to(ROOT)
+        source = Path(*self.cls.__module__.split(".")).with_suffix(".py")
         test = Path("tests", *source.parts[1:-1], f"test_{source.name}")
         if not (ROOT / test).is_file():
             raise self.error(f"{self.cls.__name__} has no {test}")

@@ -121,7 +121,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         for name, space in points.items()
     ]  # fmt: skip
     write_csv(args.out / "figure7.csv", rows)
-    panels = {name: TSNE(random_state=args.seed).fit_transform(p) for name, p in points.items()}
+    tsne = TSNE(perplexity=min(30, (len(clips) - 1) / 3), random_state=args.seed)  # 30 from 91 on
+    panels = {name: tsne.fit_transform(space) for name, space in points.items()}
     draw_embeddings(panels, labels, args.out / "figure7.png")
 
 

@@ -97,6 +97,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     labels = Counter(row["label"] for row in rows)
     print(f"{args.out}: {len(rows)} clips of {len({row['speaker'] for row in rows})} speakers")
     print(", ".join(f"{label} {number}" for label, number in sorted(labels.items())))
+    if args.rename and (plain := sorted({*labels} - {*args.rename.values()})):
+        print(f"note: {few(plain)} without a --rename; give one, or leave them out by --labels")
+    if hidden := sum(is_hidden(path) for path in args.root.rglob("*")):
+        print(f"note: {hidden} macOS files (._*, .DS_Store) ignored")
     print(f"next: python -m examples.ser.check {args.out}")
 
 

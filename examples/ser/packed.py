@@ -31,6 +31,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     corpus = load_ravdess(args.ravdess) if args.ravdess else load_manifest(args.manifest)
     corpus, frames = load_frames(corpus, args.cache, features=FEATURES[args.features])
+    args.out.parent.mkdir(parents=True, exist_ok=True)
     pack(corpus, frames, args.out, args.features)
     print(f"{args.out}: {len(corpus.utterances)} clips, {args.out.stat().st_size / 1e6:.1f} MB")
 

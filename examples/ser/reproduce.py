@@ -98,7 +98,10 @@ def check_folds(chosen: Sequence[int], known: Sequence[int]) -> Sequence[int]:
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Read the flags."""
     parser = argparse.ArgumentParser(
-        description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+        prog="python -m examples.ser.reproduce",
+        usage="%(prog)s --manifest CSV [--seeds N ...] [flags: see --help]",
+        description=__doc__.split("\n")[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--ravdess", type=Path, metavar="ROOT")
@@ -141,6 +144,12 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         first, count = (int(part) for part in args.shard.split("/"))
     except ValueError:
         first, count = -1, 0
+    for key in ("epochs", "jobs", "threads"):
+        if getattr(args, key) < 1:
+            parser.error(f"expected --{key} of 1 or more, got {getattr(args, key)}; raise it")
+    if min(args.seeds) < 0:
+        parser.error(f"expected --seeds of 0 or more, got {min(args.seeds)}; correct it")
+    args.seeds = [*dict.fromkeys(args.seeds)]
     if args.part != "all" and not args.iemocap:
         parser.error(f"expected --iemocap with --part, got --part {args.part} alone; leave it out")
     if not 0 <= first < count:
@@ -204,7 +213,8 @@ def run(cell: Cell, args: argparse.Namespace) -> str:
 def last_line(log: Path) -> str:
     """Return the last line of a log that says something."""
     lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
-    return next((line.strip() for line in reversed(lines) if line.strip()), "no message")
+    last = next((line.strip() for line in reversed(lines) if line.strip()), "no message")
+    return last.removeprefix("- ")
 
 
 def check_finished(cells: Iterable[Cell], source: Source, args: argparse.Namespace) -> None:

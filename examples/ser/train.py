@@ -116,7 +116,7 @@ def train_epoch(
             logits = model(x)
             loss, mixed = criterion(logits, target), sums.new_zeros(())
         if not loss.isfinite():
-            raise NonFiniteLossError(number, index)
+            raise NonFiniteLossError(f"batch {number}", index)
         fabric.backward(loss)
         optimizer.step()
         scheduler.step()
@@ -160,8 +160,14 @@ def average_buffers(fabric: Fabric, net: nn.Module) -> None:
 
 
 def evaluate(net: nn.Module, segments: Segments, labels: Sequence[str]) -> dict[str, Any]:
-    """Return posteriors (U, K), loss and scores on a held-out part."""
+    """Return posteriors (U, K), loss and scores on a held-out part.
+
+    Raises:
+        NonFiniteLossError: a posterior is not finite.
+    """
     y, posterior = utterance_posteriors(net, segments, len(labels))
+    if not posterior.isfinite().all():
+        raise NonFiniteLossError("the evaluation", torch.arange(len(segments)))
     loss = F.nll_loss(posterior.clamp_min(1e-12).log(), y).item()
     return {"posterior": posterior, "loss": loss} | scores(posterior.numpy(), y.numpy(), labels)
 
@@ -272,8 +278,13 @@ def run(
             raise UserError(explain(error, net, train, corpus, epoch, args.lr)) from None
         average_buffers(fabric, net)
         if fabric.is_global_zero:
-            with fabric.autocast():
-                held_out = {part: evaluate(net, data[part], corpus.labels) for part in data}
+            held_out = {}
+            for part, side in data.items():
+                try:
+                    with fabric.autocast():
+                        held_out[part] = evaluate(net, side, corpus.labels)
+                except NonFiniteLossError as error:
+                    raise UserError(explain(error, net, side, corpus, epoch, args.lr)) from None
             for part, result in held_out.items():
                 row |= {f"{part}_{measure}": result[measure] for measure in ("loss", "WA", "UA")}
             row |= {f"beta_{place}": beta for place, beta in net.betas().items()}

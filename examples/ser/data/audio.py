@@ -98,8 +98,10 @@ def _decode(path: Path) -> tuple[np.ndarray, int]:
             rate, header = file.samplerate, file.extra_info
             limit = int(LONGEST * rate)
             if file.frames > limit:  # a FLAC of unknown length announces a maximum
+                unknown = file.frames > 1 << 62
+                length = "no length" if unknown else f"{file.frames / rate:.4g} s"
                 raise ClipError(
-                    f"expected {LONGEST:g} s or less, got {file.frames / rate:.4g} s by the header "
+                    f"expected {LONGEST:g} s or less, got {length} by the header "
                     f"({file.channels} channels); cut it into utterances, or export it again"
                 )
             wave = file.read(frames=limit, dtype="float32", always_2d=True)

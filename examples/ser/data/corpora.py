@@ -1,9 +1,10 @@
 """What a corpus is: its clips with their labels, speakers and folds, and its problems.
 
 A loader (`ravdess`, `manifest`, `iemocap`) reads names and tables, never audio, and lists every
-problem it finds in `Corpus.problems`. `feature_cache.load_frames` reads the audio once, adds the problems
-found there, and raises them all together as one `CorpusError`; with ``skip_bad=True`` it leaves
-those clips out and says so in `Corpus.notes`. `splits.split` refuses a corpus with open problems.
+problem it finds in `Corpus.problems`. `feature_cache.load_frames` reads the audio once, adds the
+problems found there, and raises them all together as one `CorpusError`; with ``skip_bad=True`` it
+leaves those clips out and says so in `Corpus.notes`. `splits.split` refuses a corpus with open
+problems.
 """
 
 from __future__ import annotations
@@ -128,7 +129,7 @@ class Corpus:
         """
         problems = (*self.problems, *found)
         if problems and not skip_bad:
-            hint = "Fix these, or pass skip_bad=True (--skip-bad) to leave these clips out."
+            hint = "Fix these; skip_bad=True (--skip-bad) leaves bad clips out."
             raise CorpusError(self.name, problems, hint)
         dropped = set(bad)
         left = tuple(u for u in self.utterances if u.id not in dropped)

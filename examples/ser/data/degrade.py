@@ -208,7 +208,7 @@ def degraded_frames(
     progress: bool = True,
     telephone: bool = False,
 ) -> tuple[Corpus, Frames]:
-    """Load frames as `feature_cache.load_frames` does, of each clip under a condition of `CONDITIONS`.
+    """Load frames as `load_frames` does, of each clip under a condition of `CONDITIONS`.
 
     The cache has one file per condition (and seed, for noise); "clean" has that of `load_frames`.
     """

@@ -112,15 +112,28 @@ def _read_cache(path: Path, clips: int) -> tuple[dict[str, np.ndarray] | None, t
     if not path.exists():
         return None, ()
     try:
-        # np.load of a path would leave a damaged file open.
-        with path.open("rb") as content, np.load(content) as file:
-            table = dict(file)
+        table = read_npz(path)
         if (len(table["lengths"]), table["lengths"].sum()) == (clips, table["static"].shape[1]):
             return table, ()
         fault = "its lengths do not add up"
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         fault = str(error)
     return None, (f"the feature cache {path} was damaged ({fault}) and is made again",)
+
+
+def read_npz(path: Path) -> dict[str, np.ndarray]:
+    """Return the arrays of an .npz file.
+
+    Raises:
+        ValueError: it is no such file. NumPy's own message would advise to run the code in it.
+    """
+    # np.load of a path would leave a damaged file open.
+    with path.open("rb") as content:
+        if not zipfile.is_zipfile(content):
+            raise ValueError("no .npz file")
+        content.seek(0)
+        with np.load(content) as file:
+            return dict(file)
 
 
 def _check_writable(folder: Path) -> None:
@@ -210,8 +223,10 @@ def _audio_notes(table: dict[str, np.ndarray]) -> tuple[str, ...]:
     ids, seconds = table["ids"][good], table["seconds"][good]
     rate, channels = table["rate"][good], table["channels"][good]
     usual, _ = Counter(rate.tolist()).most_common(1)[0]
+    same = int((rate == usual).sum())
+    shown = f"at {usual} Hz" if same == len(ids) else f"({same} at {usual} Hz)"
     notes = [
-        f"{len(ids)} clips at {usual} Hz, mean {seconds.mean():.2f} s, "
+        f"{len(ids)} clips {shown}, mean {seconds.mean():.2f} s, "
         f"from {seconds.min():.2f} s ({ids[seconds.argmin()]}) "
         f"to {seconds.max():.2f} s ({ids[seconds.argmax()]})"
     ]

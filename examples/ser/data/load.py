@@ -64,6 +64,9 @@ def read(
     else:
         corpus = read_corpus(args)
     faults = [*[fault] * bool(fault), *spelling_faults(corpus)]
+    if len(corpus.labels) < 2:
+        only = ", ".join(corpus.labels) or "none"
+        faults.append(f"expected two classes or more, got {only}; list clips of another class")
     if faults and (args.packed or args.skip_bad):
         raise CorpusError(corpus.name, faults)
     if not args.packed:

@@ -16,6 +16,7 @@ from examples.ser.data.corpora import GENDERS, Corpus, CorpusError, Utterance, i
 from examples.ser.data.splits import spread_speakers
 
 MANIFEST_COLUMNS = ("path", "label", "speaker")
+_EMPTY = "expected a table of clips, got an empty file; write a header and a row per clip"
 
 
 def load_manifest(
@@ -62,6 +63,8 @@ def load_manifest(
     clips, notes, crossing = _with_folds(tuple(utterances.values()), folds)
     notes += (f"{hidden} macOS files (._*, .DS_Store) ignored",) * bool(hidden)
     problems += [f"{csv_path}: {line}" for line in crossing]
+    if not clips and problems:
+        raise CorpusError(name, problems)
     if (number := len({clip.fold for clip in clips})) < 2:
         short = f"expected two folds or more, got {number}; list clips of two speakers or more"
         raise CorpusError(name, [*problems, f"{csv_path}: {short}"])
@@ -87,6 +90,8 @@ def _read_rows(csv_path: Path) -> list[dict[str, str]]:
         pass
     elif missing := [column for column in MANIFEST_COLUMNS if column not in columns]:
         fault = _header_fault(columns, missing)
+    elif twice := [name for name, number in Counter(columns).items() if name and number > 1]:
+        fault = f"expected each column once, got {', '.join(twice)} more often; remove the others"
     elif ragged := ", ".join(row["line"] for row in rows if "(more)" in row):
         fault = f"expected a cell per column, got more in line {ragged}; quote cells with a comma"
     elif not rows:
@@ -114,7 +119,7 @@ def _read_text(csv_path: Path) -> tuple[str, str]:
     if content[:2] in {b"\xff\xfe", b"\xfe\xff"}:
         return "", "expected UTF-8, got UTF-16; save it as CSV UTF-8"
     try:
-        return content.decode("utf-8-sig"), ""
+        return content.decode("utf-8-sig"), "" if content.strip() else _EMPTY
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         byte = f"0x{content[error.start]:02x}"
@@ -143,7 +148,7 @@ def _row_fault(row: dict[str, str], path: Path, classes: Sequence[str]) -> str:
         return f"{path}: expected a label of {', '.join(classes)}, got {row['label']!r}; correct it"
     if row.get("gender", "").lower() not in GENDERS:
         return f"{path}: expected gender male, female or none, got {row['gender']!r}; correct it"
-    if row.get("fold") and not re.fullmatch(r"\d+", row["fold"], re.ASCII):
+    if row.get("fold") and not re.fullmatch(r"\d{1,9}", row["fold"], re.ASCII):
         decimal = re.fullmatch(r"(\d+)\.0*", row["fold"], re.ASCII)
         hint = "write whole numbers, without the decimal point" if decimal else "correct it"
         return f"{path}: expected a fold 0, 1, ..., got {row['fold']!r}; {hint}"

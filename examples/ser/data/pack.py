@@ -6,7 +6,7 @@ import numpy as np
 
 from examples.atomic import write_atomic
 from examples.ser.data.corpora import Corpus, CorpusError, Utterance
-from examples.ser.data.feature_cache import Frames
+from examples.ser.data.feature_cache import Frames, read_npz
 from examples.ser.data.features import FEATURES, MFCC_39
 
 FIELDS = ("id", "label", "speaker", "gender", "session")
@@ -47,8 +47,7 @@ def unpack(path: Path, features: str = MFCC_39.name) -> tuple[Corpus, Frames]:
         CorpusError: the file cannot be read, has other features, or does not add up.
     """
     try:
-        with np.load(path) as file:
-            table = dict(file)
+        table = read_npz(path)
         columns = [table[field].tolist() for field in (*FIELDS, "fold")]
         ends, static = np.cumsum(table["lengths"]), table["static"].astype(np.float32)
         if table["features"] != features:
@@ -57,7 +56,9 @@ def unpack(path: Path, features: str = MFCC_39.name) -> tuple[Corpus, Frames]:
         if sizes := {len(column) for column in columns} - {len(ends)}:
             raise ValueError(f"expected {len(ends)} clips in each column, got {max(sizes)}")
     except (OSError, ValueError, KeyError) as error:
-        fault = f"{path}: expected a packed corpus, got {error!r}; run examples.ser.packed"
+        why = f"no column {error}" if isinstance(error, KeyError) else f"{error}"
+        fault = f"{path}: expected a packed corpus, got another file ({why}); "
+        fault += "run examples.ser.packed"
         raise CorpusError("packed", [fault]) from error
     clips = tuple(
         Utterance(name, Path(name), label, speaker, gender, session, fold)

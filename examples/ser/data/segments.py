@@ -30,7 +30,7 @@ def segment_starts(
     the end, ``tail="pad"`` keeps its frames and ``"drop"`` drops it. An utterance shorter than a
     window always gives one segment.
     """
-    stride = round(stride_s * FRAMES_PER_S)
+    stride = round(stride_s * FRAMES_PER_S) if np.isfinite(stride_s) else 0
     if not 1 <= stride <= window:
         raise UserError(
             f"expected a stride of 0.01 to {window / FRAMES_PER_S} s, got {stride_s} s; "

@@ -122,9 +122,11 @@ def split(corpus: Corpus, fold: int, validation: bool = False, *, leaky: bool = 
         raise CorpusError(corpus.name, corpus.problems)
     if fold not in corpus.folds:
         known = ", ".join(str(known) for known in corpus.folds)
-        raise UserError(
-            f"expected a fold of corpus {corpus.name}, {known}, got {fold}; give --fold one of them"
-        )
+        first = corpus.folds[0] if corpus.folds else 0
+        hint = "give --fold one of them"
+        if fold < first:
+            hint = f"its folds are numbered from {first}: give --fold {first}"
+        raise UserError(f"expected a fold of corpus {corpus.name}, {known}, got {fold}; {hint}")
     rest = tuple(u for u in corpus.utterances if u.fold != fold)
     chosen = _validation_speakers(rest, fold) if validation else ()
     return Split(

@@ -67,9 +67,11 @@ def draw_attention(
         if _has_plane(found):
             side, middle = (figure.add_subplot(grid[2 * row + 2, k]) for k in (0, 1))
             shown.append(_draw_plane(middle, found, picture.shape, scale))
+            _name_rows(middle, row_groups or {})
             _draw_rows(side, found, picture.shape[0])
     if shown:
-        figure.colorbar(shown[0], ax=[image.axes for image in shown], label="gate by position")
+        planes_axes = [image.axes for image in shown]
+        figure.colorbar(shown[0], ax=planes_axes, label="gate by position", fraction=0.03)
     figure.supxlabel(CAPTION, fontsize=9)
     figure.savefig(path, dpi=90)
     plt.close(figure)
@@ -103,13 +105,20 @@ def _draw_spectrogram(axes: Any, picture: np.ndarray, row_groups: Mapping[str, i
     height, width = picture.shape
     place = {"origin": "lower", "aspect": "auto", "extent": (0, width, 0, height)}
     axes.imshow(picture, cmap="Greys", **place)
-    axes.set(title="input", xlabel="time (frames)", ylabel="row")
-    if row_groups:
-        ends = np.cumsum([*row_groups.values()])
-        axes.set_yticks(ends - np.array([*row_groups.values()]) / 2, [*row_groups])
-        axes.set_ylabel("")
-        for end in ends[:-1]:
-            axes.axhline(end, color="C3", linewidth=0.8)
+    axes.set(title="input", xlabel="time (frames)")
+    _name_rows(axes, row_groups)
+
+
+def _name_rows(axes: Any, row_groups: Mapping[str, int]) -> None:
+    """Name the groups of rows on the left, with lines between them; or call them rows."""
+    if not row_groups:
+        axes.set_ylabel("row")
+        return
+    sizes = np.array([*row_groups.values()])
+    ends = np.cumsum(sizes)
+    axes.set_yticks(ends - sizes / 2, [*row_groups])
+    for end in ends[:-1]:
+        axes.axhline(end, color="C3", linewidth=0.8)
 
 
 def _draw_curves(axes: Any, found: Mapping[str, np.ndarray], width: int) -> None:
@@ -138,7 +147,7 @@ def _draw_plane(
     """Draw the gate by position on the common scale; rows alone fill the width."""
     gate = found.get("by position", found.get("$g_h$"))
     place = {"origin": "lower", "aspect": "auto", "extent": (0, shape[1], 0, shape[0])}
-    axes.set(xlabel="time (frames)", ylabel="row")
+    axes.set_xlabel("time (frames)")
     return axes.imshow(gate, cmap="viridis", **place, **scale)
 
 

@@ -59,8 +59,11 @@ def draw_confusion(counts: np.ndarray, labels: Sequence[str], title: str, path: 
     display = ConfusionMatrixDisplay(share, display_labels=labels)
     display.plot(ax=axes, cmap="Blues", values_format=".0f", colorbar=False)
     axes.images[0].set_clim(0, 100)
-    for text, count in zip(display.text_.ravel(), counts.ravel(), strict=True):
-        text.set(text=f"{text.get_text()}\n({count})", fontsize=8)
+    for text, value, count in zip(
+        display.text_.ravel(), share.ravel(), counts.ravel(), strict=True
+    ):
+        color = "white" if value > 50 else "black"  # the colours go from 0 to 100
+        text.set(text=f"{text.get_text()}\n({count})", fontsize=8, color=color)
     axes.tick_params(axis="x", rotation=45)
     xlabel = "predicted: % of the actual class (clips)"
     axes.set(title=title, xlabel=xlabel, ylabel="actual")

@@ -138,6 +138,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the flags; a preset sets those that are not given."""
     parser = argparse.ArgumentParser(
         prog="python -m examples.ser.train",
+        usage="%(prog)s --manifest CSV --out DIR [flags: see --help]",
         description="Train MACNN on one fold of a corpus.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )

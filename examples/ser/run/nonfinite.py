@@ -9,19 +9,19 @@ from examples.ser.data.segments import Segments
 
 
 class NonFiniteLossError(UserError):
-    """The loss of a batch of segments is NaN or infinite."""
+    """The loss of some segments is NaN or infinite: those of a batch, or of a held-out side."""
 
-    def __init__(self, batch: int, index: Tensor) -> None:
-        self.batch = batch
+    def __init__(self, where: str, index: Tensor) -> None:
+        self.where = where
         self.index = index
-        super().__init__(f"expected a finite loss, got another in batch {batch}; lower --lr")
+        super().__init__(f"expected a finite loss, got another in {where}; lower --lr")
 
 
 def explain(
     error: NonFiniteLossError, net: nn.Module, data: Segments, corpus: Corpus, epoch: int, lr: float
 ) -> str:
     """Return a message that names the batch, and the clips, weights or layer at fault."""
-    found = f"expected a finite loss, got NaN or infinity in epoch {epoch}, batch {error.batch}"
+    found = f"expected a finite loss, got NaN or infinity in epoch {epoch}, {error.where}"
     owners = [corpus.utterances[i] for i in data.utterance[error.index].tolist()]
     x = data.x[error.index]
     finite = x.isfinite().flatten(1).all(1).tolist()

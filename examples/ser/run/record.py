@@ -1,9 +1,10 @@
 """Record of a run: predictions, rows and pictures; its trained network is loaded from it."""
 
 import argparse
+import io
 import json
-import pickle
 import shlex
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,12 +21,6 @@ from examples.ser.data.segments import Segments
 from examples.ser.run import flags
 from examples.ser.run.evaluate import confusion, scores
 from examples.ser.run.figures import draw_beta, draw_confusion, draw_curves
-
-# What the unpickler raises on bytes that are no checkpoint.
-DAMAGED = (
-    pickle.UnpicklingError, EOFError, RuntimeError, ValueError, LookupError, AttributeError,
-    TypeError, AssertionError, OSError,
-)  # fmt: skip
 
 
 def write_results(
@@ -86,18 +81,18 @@ def load_saved(path: Path, keys: Sequence[str]) -> dict[str, Any]:
         UserError: it is damaged, or no file of this recipe. Torch's own message would advise to
             run the code in it.
     """
+    content, state, cause = path.read_bytes(), None, None
     try:
-        state = torch.load(path, weights_only=True, map_location="cpu")
-        known = isinstance(state, dict) and set(keys) <= state.keys()
-    except FileNotFoundError:
-        raise
-    except DAMAGED:
-        known = False
-    if not known:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # on how another program pickled it
+            state = torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")
+    except Exception as error:  # the unpickler raises nearly anything on bytes of another kind
+        cause = error
+    if not isinstance(state, dict) or not set(keys) <= state.keys():
         raise UserError(
             f"expected a checkpoint of this recipe with {', '.join(keys)}, got {path}, which is "
             "damaged or of another program; remove it, or give another folder"
-        )
+        ) from cause
     return dict(state)
 
 

@@ -87,7 +87,10 @@ BAD = {  # name: what makes the file, and the message that refuses it
         lambda path: flac(path, 2**36 - 1),
         r"300 s or less, got 4\.295e\+06 s by the head",
     ),
-    "no length": (lambda path: flac(path, 0), r"expected 300 s or less, got .* by the header"),
+    "no length": (
+        lambda path: flac(path, 0),
+        r"300 s or less, got no length by the header",
+    ),
     "hour": (hour_of_eight_channels, r"got 3600 s by the header \(8 channels\); cut it into utt"),
     "short": (lambda path: write_clip(path, 0.49), r"expected 0\.5 s or more, got 0\.49 s; leave"),
     "nan": (nan, "expected finite samples, got 2 NaN or infinite; export it again"),

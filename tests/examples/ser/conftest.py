@@ -14,13 +14,13 @@ def small_grid(tmp_path_factory):
     Tests that change its cells must copy them.
     """
     root = tmp_path_factory.mktemp("grid")
-    source = ["--manifest", str(write_synthetic(root / "corpus", per_class=8)), "--quiet"]
+    source = ["--manifest", str(write_synthetic(root / "corpus", per_class=3)), "--quiet"]
     source += ["--cache", str(root / "cache")]
     (root / "grid").mkdir()
     for variant in OURS:
         cell = Cell("synthetic", "speaker", variant, 0, 1, "onecycle", 1, "32-true")
         out = root / "runs" / cell.name
-        run = ["--out", str(out), "--threads", "1", "--device", "cpu", "--batch-size", "4"]
+        run = ["--out", str(out), "--threads", "1", "--device", "cpu", "--batch-size", "8"]
         train.main([*cell.flags(), *source, *run])
         write_cell((out / "predictions.json").read_bytes(), root / "grid" / f"{cell.name}.json.gz")
     return root, source

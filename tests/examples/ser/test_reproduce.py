@@ -82,6 +82,24 @@ def test_a_packed_corpus_has_cells_of_its_name_and_folds(tmp_path, trained, name
         reproduce.main([*argv, "--preset", "strong"])
 
 
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--jobs", "0"], "expected --jobs of 1 or more, got 0; raise it"),
+        (["--epochs", "0"], "expected --epochs of 1 or more, got 0"),
+        (["--seeds", "1", "-2"], "expected --seeds of 0 or more, got -2; correct it"),
+        (["--folds", "1"], "expected 2 or more, or 'speaker', got '1'"),
+    ],
+)
+def test_numbers_out_of_range_end_in_two_lines(more, message, capsys):
+    with pytest.raises(SystemExit):
+        reproduce.parse(["--ravdess", "x", *more])
+    usage, error = capsys.readouterr().err.splitlines()
+    assert usage.startswith("usage: python -m examples.ser.reproduce")
+    assert message in error
+    assert reproduce.parse(["--ravdess", "x", "--seeds", "2", "1", "2"]).seeds == [2, 1]
+
+
 @pytest.mark.parametrize("shard", ["3/3", "-1/2", "one", "1"])
 def test_a_shard_that_is_none_is_refused(shard, capsys):
     with pytest.raises(SystemExit):

@@ -62,7 +62,7 @@ def test_cells_of_another_corpus_are_left_alone(small_grid, tmp_path):
 
 
 def test_cells_of_other_audio_under_the_same_names_are_refused(small_grid, tmp_path):
-    root, _source = small_grid
+    root, _ = small_grid
     other = Path(shutil.copytree(root / "corpus", tmp_path / "corpus"))
     write_clip(next(other.glob("S01/*")), 1)
     corpus, frames = load_frames(

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM end a real training by a line; the same command then ends it."""
+"""Ctrl-C and SIGTERM end a real training by a line, and the same command goes on."""
 
 import signal
 import subprocess

@@ -23,7 +23,7 @@ def test_all_problems_are_raised_together_with_a_hint():
         "corpus toy: 2 problem(s)",
         "  - x.txt: stray",
         "  - 0.wav: silent",
-        "Fix these, or pass skip_bad=True (--skip-bad) to leave these clips out.",
+        "Fix these; skip_bad=True (--skip-bad) leaves bad clips out.",
     ]
 
 

@@ -51,7 +51,7 @@ def test_the_official_layout_goes_through_with_notes_on_what_deviates(tmp_path):
         "1 clips at another sample rate: 03-01-01-01-01-02-01 (22050 Hz)",
         "1 clips of several channels, averaged: 03-01-01-01-01-01-01",
     )
-    assert "1440 clips at 48000 Hz, mean 0.60 s, from 0.60 s" in corpus.notes[0]
+    assert "1440 clips (1439 at 48000 Hz), mean 0.60 s, from 0.60 s" in corpus.notes[0]
 
 
 def test_a_warm_cache_reads_no_audio_and_a_changed_file_is_read_again(

@@ -87,6 +87,14 @@ def test_one_recording_under_two_speakers_is_refused(manifest, tmp_path, make):
         load(flags(copies(manifest, tmp_path, make), tmp_path))
 
 
+def test_one_class_is_refused(manifest, tmp_path):
+    table = manifest.read_text().splitlines()
+    path = manifest.parent / "one.csv"
+    path.write_text("\n".join(line for n, line in enumerate(table) if ",sad," in line or not n))
+    with pytest.raises(CorpusError, match="expected two classes or more, got sad; list clips of"):
+        load(flags(path, tmp_path))
+
+
 def test_two_spellings_cannot_be_skipped(manifest, tmp_path):
     path = manifest.parent / "spelled.csv"
     path.write_text(

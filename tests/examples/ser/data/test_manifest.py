@@ -89,6 +89,8 @@ def test_a_bad_row_is_a_problem(tmp_path, header, row, message):
         (b"Path,LABEL,speaker\na.wav,sad,x\n", "write the names of the columns in lower case"),
         ("path,label,speaker\na.wav,sad,x\n".encode("utf-16"), "expected UTF-8, got UTF-16; save"),
         (b"path,label,speaker\na.wav,sad,x\n\xe9.wav,sad,x\n", "line 3: .*, got byte 0xe9; save"),
+        (b"\n", "expected a table of clips, got an empty file; write a header and a row"),
+        (b"path,label,speaker,label\na.wav,sad,x,1\n", "each column once, got label more often"),
         (
             b'path,label,speaker\na.wav,sad,x\n"b.wav,sad,y\nc.wav,sad,z\n',
             "line 3: .*close the quo",
@@ -99,6 +101,13 @@ def test_a_table_of_another_format_is_refused_with_its_line_and_a_hint(tmp_path,
     (tmp_path / "a.csv").write_bytes(content)
     with pytest.raises(CorpusError, match=message):
         load_manifest(tmp_path / "a.csv")
+
+
+def test_where_no_row_is_good_the_rows_alone_are_the_problems(tmp_path):
+    rows = ["a.wav,sad,x,1.0", f"b.wav,happy,y,{'9' * 5000}"]
+    with pytest.raises(CorpusError, match="decimal point") as caught:
+        load_manifest(manifest(tmp_path, "path,label,speaker,fold", *rows))
+    assert len(caught.value.problems) == 2
 
 
 def test_files_of_macos_are_ignored_and_counted(tmp_path):
@@ -157,7 +166,7 @@ def test_a_table_that_is_no_manifest_is_refused(tmp_path):
         load_manifest(manifest(tmp_path, "path,label,speaker"))
     with pytest.raises(CorpusError, match=r"no\.csv: expected a readable CSV, got"):
         load_manifest(tmp_path / "no.csv")
-    with pytest.raises(CorpusError, match=r"(?s)expected a file.*expected two folds or more"):
+    with pytest.raises(CorpusError, match=r"(?s)1 problem.*expected a file"):
         load_manifest(manifest(tmp_path, "path,label,speaker", "missing.wav,sad,x"))
     with pytest.raises(CorpusError, match="expected two folds or more, got 1; list clips of two"):
         load_manifest(manifest(tmp_path, "path,label,speaker", "a.wav,sad,x"))

@@ -30,6 +30,9 @@ def test_a_confusion_is_in_percent_of_the_actual_class(tmp_path, drawn):
     texts = [text.get_text() for text in drawn[0].axes[0].texts]
     assert texts == ["75\n(3)", "25\n(1)", "0\n(0)", "0\n(0)"]  # a class without clips has zeros
     assert (tmp_path / "a.png").stat().st_size > 1000
+    # On a scale from 0 to 100, white is legible on the dark half alone.
+    colors = [text.get_color() for text in drawn[0].axes[0].texts]
+    assert colors == ["white", "black", "black", "black"]
 
 
 def test_curves_are_those_of_the_parts_that_were_evaluated(tmp_path, drawn):

@@ -23,7 +23,7 @@ def net():
 def message(net, x):
     owner = torch.arange(3)
     data = Segments(x, torch.zeros(3), owner, owner, owner)
-    return explain(NonFiniteLossError(7, owner), net, data, CORPUS, 2, 0.1)
+    return explain(NonFiniteLossError("batch 7", owner), net, data, CORPUS, 2, 0.1)
 
 
 def test_the_clips_are_named(net):

@@ -26,7 +26,7 @@ def test_a_damaged_or_foreign_checkpoint_is_refused_without_torchs_advice(tmp_pa
     assert load_saved(path, ("model",)) == {"model": {}}
     whole = path.read_bytes()
     torch.save({"weights": Path("a.pt")}, tmp_path / "code.pt")  # unpickling runs a function
-    for content in (whole[:100], b"", b"text", (tmp_path / "code.pt").read_bytes()):
+    for content in (whole[:100], b"", b"text", b"junk", (tmp_path / "code.pt").read_bytes()):
         path.write_bytes(content)
         with pytest.raises(UserError, match=r"got .*checkpoint\.pt, which is damaged") as caught:
             load_saved(path, ("model",))
