@@ -38,9 +38,7 @@ nitpick_ignore = [
     ("py:class", "icasa.convert.Layer"),  # a type variable
 ]
 
-nb_execution_mode = (
-    "off"  # they are committed with outputs, and tests/docs/test_notebooks.py runs them
-)
+nb_execution_mode = "off"  # committed with outputs; tests/docs/test_notebooks.py runs them
 myst_enable_extensions = ["colon_fence", "dollarmath"]
 myst_heading_anchors = 3
 autodoc_typehints = "description"
