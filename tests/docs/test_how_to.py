@@ -46,7 +46,7 @@ def test_page_runs(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for library in LIBRARIES[page]:
         if not importlib.util.find_spec(library) and not stand_ins.install(library, monkeypatch):
-            pytest.skip(f"{library} is not installed, and its trainer cannot be written out")
+            pytest.skip(f"{library} is not installed, and no block stands in for it")
     if page == "yolo.md":
         corpus(tmp_path)
         monkeypatch.setenv("YOLO_VERBOSE", "false")  # its log would stand between the outputs
