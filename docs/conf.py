@@ -15,7 +15,7 @@ copyright = "2026, The icasa authors"
 release = version = icasa.__version__
 
 extensions = [
-    "myst_parser",
+    "myst_nb",  # Markdown pages and notebooks
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
     "sphinx.ext.intersphinx",
@@ -38,6 +38,7 @@ nitpick_ignore = [
     ("py:class", "icasa.convert.Layer"),  # a type variable
 ]
 
+nb_execution_mode = "off"  # committed with outputs; tests/docs/test_notebooks.py runs them
 myst_enable_extensions = ["colon_fence", "dollarmath"]
 myst_heading_anchors = 3
 autodoc_typehints = "description"

@@ -54,11 +54,12 @@ class SERes2NetBlock(nn.Module):
 
 
 class ECAPA(nn.Module):
-    def __init__(self):
+    def __init__(self, filters=8, channels=8):
         super().__init__()
-        blocks = [SERes2NetBlock(8), SERes2NetBlock(8, nn.Conv1d(8, 8, 1)), SERes2NetBlock(8)]
-        self.blocks = nn.ModuleList([TDNNBlock(8, 8, 5), *blocks])
-        self.mfa = TDNNBlock(24, 16)
+        shortcuts = None, nn.Conv1d(channels, channels, 1), None
+        blocks = [SERes2NetBlock(channels, shortcut) for shortcut in shortcuts]
+        self.blocks = nn.ModuleList([TDNNBlock(filters, channels, 5), *blocks])
+        self.mfa = TDNNBlock(3 * channels, 16)
 
     def forward(self, x):
         outputs = []
