@@ -25,6 +25,8 @@ extensions = [
     "sphinx-mathjax-offline",
     "extensions.departures",
     "extensions.pages",
+    "extensions.tables",
+    "extensions.verdict",
 ]
 exclude_patterns = ["_build"]
 html_theme = "furo"

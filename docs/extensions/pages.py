@@ -1,6 +1,5 @@
-"""What pages show without copying it: drawings, rows of a CSV file, the facts about a class."""
+"""What pages show without copying it: drawings, and the facts about a class."""
 
-import csv
 import inspect
 from pathlib import Path
 
@@ -12,23 +11,10 @@ from sphinx.util.docutils import SphinxDirective
 
 import icasa
 from extensions.departures import PAGE, ROOT, collect, match
+from extensions.tables import read, table
 
 MATRIX = ROOT / "docs" / "matrix.csv"
 PLOTS = ROOT / "benchmarks" / "results"
-
-
-def read(path: Path) -> list[dict[str, str]]:
-    """Rows of a CSV file."""
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
-
-
-def table(columns: list[str], rows: list[list[str]]) -> str:
-    """Return a Markdown table."""
-    lines = [columns, ["---"] * len(columns), *rows]
-    return "\n".join(
-        f"| {' | '.join(str(cell).replace('|', '&#124;') for cell in line)} |" for line in lines
-    )
 
 
 class Drawing(SphinxDirective):
@@ -49,36 +35,6 @@ class Drawing(SphinxDirective):
             figure += nodes.caption("", "", *caption.children)
         self.add_name(figure)
         return [figure]
-
-
-class Rows(SphinxDirective):
-    """``{rows} FILE``: a CSV file from the root, or what command writes it while it is missing.
-
-    ``:columns: a | b`` and ``:where: column=value`` choose from it.
-    """
-
-    required_arguments = 1
-    option_spec = {  # noqa: RUF012 - as above
-        "columns": directives.unchanged_required,
-        "where": directives.unchanged_required,
-        "command": directives.unchanged_required,
-    }
-
-    def run(self) -> list[nodes.Node]:
-        """Show the rows."""
-        path = ROOT / self.arguments[0]
-        self.env.note_dependency(str(path))
-        if not path.is_file():
-            text = f"*Not measured yet:* `{self.options['command']}` writes `{self.arguments[0]}`."
-            return self.parse_text_to_nodes(text)
-        rows = read(path)
-        if "where" in self.options:
-            key, _, value = self.options["where"].partition("=")
-            rows = [row for row in rows if row[key] == value]
-        columns = list(rows[0])
-        if "columns" in self.options:
-            columns = [column.strip() for column in self.options["columns"].split("|")]
-        return self.parse_text_to_nodes(table(columns, [[r[c] for c in columns] for r in rows]))
 
 
 class Facts(SphinxDirective):
@@ -147,6 +103,5 @@ class Facts(SphinxDirective):
 def setup(app: Sphinx) -> dict[str, bool]:
     """Register the directives."""
     app.add_directive("drawing", Drawing)
-    app.add_directive("rows", Rows)
     app.add_directive("facts", Facts)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
