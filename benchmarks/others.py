@@ -177,7 +177,9 @@ def names_insertion(library: str) -> str:
     """Say whether a library has a function that by its name puts layers into a network."""
     files = importlib.metadata.files(library) or []
     code = "".join(f.read_text() for f in files if f.name.endswith(".py"))
-    return "yes" if re.search(r"def (insert|attach|inject)_(attention|layer|module)", code) else "no"
+    return (
+        "yes" if re.search(r"def (insert|attach|inject)_(attention|layer|module)", code) else "no"
+    )
 
 
 def takes_lengths(layers: dict[str, Layer]) -> str:
