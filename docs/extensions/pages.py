@@ -14,6 +14,7 @@ from extensions.departures import PAGE, ROOT, collect, match
 from extensions.tables import read, table
 
 MATRIX = ROOT / "docs" / "matrix.csv"
+MARKS = {"yes": "✓", "no": "✗", "n/a": "–"}  # noqa: RUF001 - a dash
 PLOTS = ROOT / "benchmarks" / "results"
 
 
@@ -35,6 +36,25 @@ class Drawing(SphinxDirective):
             figure += nodes.caption("", "", *caption.children)
         self.add_name(figure)
         return [figure]
+
+
+class Matrix(SphinxDirective):
+    """``{matrix}``: matrix.csv by marks, what a row checked as its note below."""
+
+    def run(self) -> list[nodes.Node]:
+        """Mark each cell and number the notes."""
+        self.env.note_dependency(str(MATRIX))
+        rows = read(MATRIX)
+        layers = [key for key in rows[0] if key not in ("check", "what")]
+        short = {"DepthwiseSeparableConv": "DSConv"}
+        lines = [
+            [f"{row['check'].replace('_', ' ')} [{n}](#note-{n})", *(MARKS[row[k]] for k in layers)]
+            for n, row in enumerate(rows, 1)
+        ]
+        head = ["tool", *(short.get(layer, layer) for layer in layers)]
+        notes = [f"(note-{n})=\n{n}. {row['what']}" for n, row in enumerate(rows, 1)]
+        text = "\n\n".join((table(head, lines), "DSConv: `DepthwiseSeparableConv`.", *notes))
+        return self.parse_text_to_nodes(text)
 
 
 class Facts(SphinxDirective):
@@ -104,4 +124,5 @@ def setup(app: Sphinx) -> dict[str, bool]:
     """Register the directives."""
     app.add_directive("drawing", Drawing)
     app.add_directive("facts", Facts)
+    app.add_directive("matrix", Matrix)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -167,7 +167,33 @@ class Rows(SphinxDirective):
         return f":::{{dropdown}} {self.options['fold']}\n{text}\n:::\n"
 
 
+class Glance(Rows):
+    """``{glance} FILE``: how many times as fast each layer is as its other forms, a row a layer."""
+
+    def plain(self, rows: Sequence[Row]) -> list[list[str]]:
+        """Divide the times of a layer, in one round's ratios, by that of what it does by itself."""
+        kinds = {"forward": "forward", "forward+backward": "training step"}
+        found = {(r["layer"], r["variant"], r["pass"]): r for r in rows}
+        head = ["layer", *(f"{kind}, ms" for kind in kinds.values())]
+        head += [f"{kind}: times as fast as {other}" for other in ("eager", "official", "compiled")
+                 for kind in kinds.values()]  # fmt: skip
+        body = []
+        for layer in dict.fromkeys(row["layer"] for row in rows):
+            ours = {k: found.get((layer, "default", k)) or found[layer, "eager", k] for k in kinds}
+            times = [[ours[k]["ms"] for k in kinds]]
+            for variant in ("eager", "official style", "compiled eager"):
+                other = [found.get((layer, variant, k)) for k in kinds]
+                times.append([
+                    f"{float(o['time / eager']) / float(ours[k]['time / eager'])}"
+                    if o and o is not ours[k] else "" for k, o in zip(kinds, other, strict=True)
+                ])  # fmt: skip
+            body.append([layer, *(cell for pair in times for cell in pair)])
+        columns = [digits(list(column)) for column in zip(*body, strict=True)]
+        return [head, *(list(line) for line in zip(*columns, strict=True))]
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     """Register the directive."""
     app.add_directive("rows", Rows)
+    app.add_directive("glance", Glance)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
