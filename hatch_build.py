@@ -95,7 +95,8 @@ class LongDescription(MetadataHookInterface):
     """The README as an index shows it: its links into the repository would lead nowhere there."""
 
     def update(self, metadata: dict[str, Any]) -> None:
-        """Set the readme, each relative link as its text alone."""
+        """Set the readme, without its relative pictures, each relative link as its text alone."""
         text = Path(self.root, "README.md").read_text(encoding="utf-8")
+        text = re.sub(r"!\[[^\]]*\]\((?!https?://)[^)]+\)\n*", "", text)
         text = re.sub(r"\[([^\]]+)\]\((?!https?://)[^)]+\)", r"\1", text)
         metadata["readme"] = {"content-type": "text/markdown", "text": text}

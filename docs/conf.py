@@ -1,5 +1,6 @@
 """Sphinx configuration: MyST pages, docstrings as the API, no network at build or on the page."""
 
+import re
 import sys
 from pathlib import Path
 
@@ -13,6 +14,11 @@ project = "icasa"
 author = "The icasa authors"
 copyright = "2026, The icasa authors"
 release = version = icasa.__version__
+floors = re.search(
+    r'^dependencies = \["torch>=(.+?)", "numpy>=(.+?)"\]',
+    (DOCS.parent / "pyproject.toml").read_text(encoding="utf-8"),
+    re.M,
+)
 
 extensions = [
     "myst_nb",  # Markdown pages and notebooks
@@ -25,6 +31,8 @@ extensions = [
     "sphinx-mathjax-offline",
     "extensions.departures",
     "extensions.pages",
+    "extensions.tables",
+    "extensions.verdict",
 ]
 exclude_patterns = ["_build"]
 html_theme = "furo"
@@ -39,7 +47,8 @@ nitpick_ignore = [
 ]
 
 nb_execution_mode = "off"  # committed with outputs; tests/docs/test_notebooks.py runs them
-myst_enable_extensions = ["colon_fence", "dollarmath"]
+myst_enable_extensions = ["colon_fence", "dollarmath", "substitution"]
+myst_substitutions = dict(zip(("torch_floor", "numpy_floor"), floors.groups(), strict=True))
 myst_heading_anchors = 3
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"

@@ -1,6 +1,5 @@
-"""What pages show without copying it: drawings, rows of a CSV file, the facts about a class."""
+"""What pages show without copying it: drawings, and the facts about a class."""
 
-import csv
 from pathlib import Path
 
 from docutils import nodes
@@ -11,23 +10,11 @@ from sphinx.util.docutils import SphinxDirective
 
 import icasa
 from extensions.departures import PAGE, ROOT, collect, match
+from extensions.tables import read, table
 
 MATRIX = ROOT / "docs" / "matrix.csv"
+MARKS = {"yes": "✓", "no": "✗", "n/a": "–"}  # noqa: RUF001 - a dash
 PLOTS = ROOT / "benchmarks" / "results"
-
-
-def read(path: Path) -> list[dict[str, str]]:
-    """Rows of a CSV file."""
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
-
-
-def table(columns: list[str], rows: list[list[str]]) -> str:
-    """Return a Markdown table."""
-    lines = [columns, ["---"] * len(columns), *rows]
-    return "\n".join(
-        f"| {' | '.join(str(cell).replace('|', '&#124;') for cell in line)} |" for line in lines
-    )
 
 
 class Drawing(SphinxDirective):
@@ -50,34 +37,23 @@ class Drawing(SphinxDirective):
         return [figure]
 
 
-class Rows(SphinxDirective):
-    """``{rows} FILE``: a CSV file from the root, or what command writes it while there is no row.
-
-    ``:columns: a | b`` and ``:where: column=value`` choose from it.
-    """
-
-    required_arguments = 1
-    option_spec = {  # noqa: RUF012 - as above
-        "columns": directives.unchanged_required,
-        "where": directives.unchanged_required,
-        "command": directives.unchanged_required,
-    }
+class Matrix(SphinxDirective):
+    """``{matrix}``: matrix.csv by marks, what a row checked as its note below."""
 
     def run(self) -> list[nodes.Node]:
-        """Show the rows."""
-        path = ROOT / self.arguments[0]
-        self.env.note_dependency(str(path))
-        rows = read(path) if path.is_file() else []
-        if "where" in self.options:
-            key, _, value = self.options["where"].partition("=")
-            rows = [row for row in rows if row[key] == value]
-        if not rows:
-            text = f"*Not measured yet:* `{self.options['command']}` writes `{self.arguments[0]}`."
-            return self.parse_text_to_nodes(text)
-        columns = list(rows[0])
-        if "columns" in self.options:
-            columns = [column.strip() for column in self.options["columns"].split("|")]
-        return self.parse_text_to_nodes(table(columns, [[r[c] for c in columns] for r in rows]))
+        """Mark each cell and number the notes."""
+        self.env.note_dependency(str(MATRIX))
+        rows = read(MATRIX)
+        layers = [key for key in rows[0] if key not in ("check", "what")]
+        short = {"DepthwiseSeparableConv": "DSConv"}
+        lines = [
+            [f"{row['check'].replace('_', ' ')} [{n}](#note-{n})", *(MARKS[row[k]] for k in layers)]
+            for n, row in enumerate(rows, 1)
+        ]
+        head = ["tool", *(short.get(layer, layer) for layer in layers)]
+        notes = [f"(note-{n})=\n{n}. {row['what']}" for n, row in enumerate(rows, 1)]
+        text = "\n\n".join((table(head, lines), "DSConv: `DepthwiseSeparableConv`.", *notes))
+        return self.parse_text_to_nodes(text)
 
 
 class Facts(SphinxDirective):
@@ -146,6 +122,6 @@ class Facts(SphinxDirective):
 def setup(app: Sphinx) -> dict[str, bool]:
     """Register the directives."""
     app.add_directive("drawing", Drawing)
-    app.add_directive("rows", Rows)
     app.add_directive("facts", Facts)
+    app.add_directive("matrix", Matrix)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

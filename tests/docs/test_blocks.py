@@ -10,10 +10,13 @@ import doctest
 import io
 import re
 import shutil
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
+from torch import nn
 
 ROOT = Path(__file__).parent.parent.parent
 README = ROOT / "README.md"
@@ -36,6 +39,47 @@ HERE = [p for p in PAGES if list(blocks(p)) and not ELSEWHERE.search(p.read_text
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_no_python_block_is_missed(page):
     assert len(list(blocks(page))) == page.read_text().count("\n```python\n")
+
+
+@pytest.fixture
+def resnet18(monkeypatch):
+    """Let pages import torchvision's ResNet-18 where it is not installed: the same modules."""
+    try:
+        import torchvision.models  # noqa: F401
+    except (ImportError, RuntimeError):  # its operators need the torch that it was built for
+        models = ModuleType("torchvision.models")
+        models.resnet18 = ResNet18
+        monkeypatch.setitem(sys.modules, "torchvision", ModuleType("torchvision"))
+        monkeypatch.setitem(sys.modules, "torchvision.models", models)
+
+
+class BasicBlock(nn.Module):
+    """The parts of torchvision's, by its names."""
+
+    def __init__(self, inputs, width, stride):
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, width, 3, stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.relu = nn.ReLU()
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        conv = nn.Conv2d(inputs, width, 1, stride, bias=False)
+        self.downsample = nn.Sequential(conv, nn.BatchNorm2d(width)) if stride > 1 else None
+
+    def forward(self, x):
+        y = self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x)))))
+        return self.relu(y + (self.downsample(x) if self.downsample else x))
+
+
+class ResNet18(nn.Sequential):
+    """The stages of torchvision's, by its names."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 64, 7, 2, padding=3, bias=False)
+        for n, width in enumerate((64, 128, 256, 512), 1):
+            first = BasicBlock(max(64, width // 2), width, 2 if n > 1 else 1)
+            self.add_module(f"layer{n}", nn.Sequential(first, BasicBlock(width, width, 1)))
 
 
 @pytest.fixture
@@ -62,7 +106,7 @@ def run(page, outputs=True):
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # exporters
 @pytest.mark.parametrize("page", HERE, ids=lambda p: str(p.relative_to(ROOT)))
-def test_blocks_run_and_print_what_is_shown(page, tmp_path, monkeypatch, torch_state):
+def test_blocks_run_and_print_what_is_shown(page, tmp_path, monkeypatch, torch_state, resnet18):
     if "torch.compile(" in page.read_text() and not shutil.which("g++"):
         pytest.skip("Inductor compiles C++ on the CPU and there is no g++")
     monkeypatch.chdir(tmp_path)

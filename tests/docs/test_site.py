@@ -156,18 +156,20 @@ def test_a_build_without_a_row_fails(tmp_path):
 def test_rows_show_the_chosen_columns_and_rows_or_the_command(tmp_path):
     file = "benchmarks/results/aam_step.csv"
     (tmp_path / "index.md").write_text(
-        f"# Rows\n\n```{{rows}} {file}\n:columns: batch | plain ms\n:where: attention=none\n```\n\n"
+        f"# Rows\n\n```{{rows}} {file}\n:columns: batch = batch size | plain ms\n"
+        ":where: attention=none\n```\n\n"
         "```{rows} benchmarks/results/gone.csv\n:command: python -m gone\n```\n"
     )
     conf = f"import sys\nsys.path.insert(0, {str(DOCS)!r})\n"
-    (tmp_path / "conf.py").write_text(conf + "extensions = ['myst_parser', 'extensions.pages']\n")
+    (tmp_path / "conf.py").write_text(conf + "extensions = ['myst_parser', 'extensions.tables']\n")
     command = [sys.executable, "-m", "sphinx", "-b", "text", "--fail-on-warning", "-q"]
     subprocess.run([*command, str(tmp_path), str(tmp_path / "out")], check=True)
     text = (tmp_path / "out" / "index.txt").read_text()
     with (ROOT / file).open(newline="") as lines:
         kept = [row for row in csv.DictReader(lines) if row["attention"] == "none"]
     shown = re.findall(r"^\| (\S+) +\| (\S+) +\|$", text, re.M)
-    assert shown == [(row["batch"], row["plain ms"]) for row in kept]
+    assert shown == [(row["batch"], f"{float(row['plain ms']):.0f}") for row in kept]
+    assert "batch size" in text
     assert 'Not measured yet:* "python -m gone" writes' in text
 
 

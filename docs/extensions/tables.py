@@ -1,0 +1,199 @@
+"""``{rows}``: a table of a CSV file that fits its page, with the file itself to download.
+
+Digits follow one rule: a column of numbers shows as many decimals as make its largest value three
+digits, none for counts. Headings and variants are in words, an empty column is left out.
+"""
+
+import csv
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from docutils import nodes
+from docutils.parsers.rst import directives
+from sphinx.application import Sphinx
+from sphinx.util.docutils import SphinxDirective
+
+from extensions.departures import ROOT
+
+Row = Mapping[str, str]
+PARTS = {
+    "none": "no attention", "sa": "SA", "ica": "ICA", "icasa": "ICASA", "se": "SE", "eca": "ECA",
+    "cbam": "CBAM", "ca": "CA", "aam": "AAM", "aam-random": "AAM, random partners",
+    "aam-unweighted": "AAM, equal weights", "aam-across-speakers": "AAM across speakers",
+    "mixup": "MixUp", "spec-augment": "SpecAugment", "crop": "RandomCrop",
+    "icasa-aligned": "ICASA without shuffle", "sa-aligned": "SA without shuffle",
+    "none-stride0.4": "no attention, segments every 0.4 s",
+    "svm, mfcc by train": "SVM, MFCC",
+    "svm, mfcc by train, every 0.4 s": "SVM, MFCC, segments every 0.4 s",
+    "svm, mfcc by speaker": "SVM, MFCC standardised by speaker",
+    "svm, prosody by train": "SVM, prosodic features",
+    "svm, prosody by speaker": "SVM, prosodic features standardised by speaker",
+    "leaky-epoch": "epoch picked on the test fold", "leaky-utterance": "random utterances",
+    "leaky-segment": "random overlapping segments",
+}  # fmt: skip
+NAMED = ("variant", "ours", "against", "model", "space", "attention")  # columns of variants
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    """Rows of a CSV file."""
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a Markdown table."""
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join(
+        f"| {' | '.join(str(cell).replace('|', '&#124;') for cell in line)} |" for line in lines
+    )
+
+
+def name(variant: str) -> str:
+    """Return a variant, model or leak of the rows in words: "none+aam, 10 epochs" is AAM's."""
+    found = re.match(r"(.+?)(, \d+ epochs)?$", variant)
+    if not found:
+        return variant
+    head, tail = found[1], found[2] or ""
+    if head in PARTS:
+        return PARTS[head] + tail
+    parts = [part.strip() for part in head.split("+")]
+    shown = [PARTS.get(part, part) for part in parts if part != "none" or len(parts) == 1]
+    return " + ".join(shown) + tail
+
+
+def digits(values: Sequence[str]) -> list[str]:
+    """Show a column: its numbers with as many decimals as give the largest three digits."""
+    numbers = [number(value) for value in values]
+    if any(n is None for n, value in zip(numbers, values, strict=True) if value):
+        return list(values)
+    known = [n for n in numbers if n is not None and math.isfinite(n)]
+    if all(re.fullmatch(r"-?\d+", value) for value in values if value):
+        return [f"{int(value):,}" if value else "" for value in values]
+    largest = max(map(abs, known), default=0)
+    decimals = max(0, 2 - math.floor(math.log10(largest))) if largest else 0
+    decimals = min(decimals, 3)
+    shown = ["" if n is None or math.isnan(n) else f"{n:,.{decimals}f}" for n in numbers]
+    least = 10.0**-decimals
+    return [
+        f"< {least:g}" if n is not None and 0 < n < least / 2 else text
+        for n, text in zip(numbers, shown, strict=True)
+    ]
+
+
+def number(value: str) -> float | None:
+    """Return a cell as a number, None if it is none."""
+    try:
+        return float(value)
+    except ValueError:
+        return None
+
+
+def pivot(rows: Sequence[Row], down: str, across: Sequence[str], value: str) -> list[list[str]]:
+    """Return a heading and a row for each value of `down`, a column for each one of `across`."""
+    heads = list(dict.fromkeys(tuple(row[key] for key in across) for row in rows))
+    cells = {(row[down], tuple(row[key] for key in across)): row[value] for row in rows}
+    lines = list(dict.fromkeys(row[down] for row in rows))
+    body = [[cells.get((line, head), "") for head in heads] for line in lines]
+    columns = [digits(list(column)) for column in zip(*body, strict=True)]
+    title = [", ".join(words(key, part) for key, part in zip(across, head, strict=True))
+             for head in heads]  # fmt: skip
+    filled = [n for n, column in enumerate(columns) if any(column)]
+    head = [down, *(title[n] for n in filled)]
+    return [head, *([line, *(columns[n][i] for n in filled)] for i, line in enumerate(lines))]
+
+
+def words(column: str, value: str) -> str:
+    """Return a cell in words."""
+    if column in NAMED:
+        return name(value)
+    if column == "leak":
+        return " + ".join(PARTS.get(part, part) for part in value.split(" + "))
+    return f"{value} epochs" if column == "epochs" else value
+
+
+class Rows(SphinxDirective):
+    """``{rows} FILE``: a CSV file from the root, or what command writes it while there is no row.
+
+    ``:columns: a | b = in words`` and ``:where: column=value`` choose from it; ``:pivot: down |
+    across, across | value`` turns it; ``:fold: title`` folds it away, ``:command:`` writes it.
+    """
+
+    required_arguments = 1
+    option_spec = {  # noqa: RUF012 - docutils reads it so
+        "columns": directives.unchanged_required,
+        "where": directives.unchanged_required,
+        "pivot": directives.unchanged_required,
+        "fold": directives.unchanged_required,
+        "command": directives.unchanged_required,
+    }
+
+    def run(self) -> list[nodes.Node]:
+        """Show the rows."""
+        path = ROOT / self.arguments[0]
+        self.env.note_dependency(str(path))
+        rows: Sequence[Row] = read(path) if path.is_file() else []
+        for condition in self.options.get("where", "").split("&"):
+            key, _, value = condition.strip().partition("=")
+            rows = [row for row in rows if not key or row[key] == value]
+        if not rows:
+            text = f"*Not measured yet:* `{self.options['command']}` writes `{self.arguments[0]}`."
+            return self.parse_text_to_nodes(text)
+        if "pivot" in self.options:
+            down, across, value = (part.strip() for part in self.options["pivot"].split("|"))
+            head, *body = pivot(rows, down, [key.strip() for key in across.split(",")], value)
+        else:
+            head, *body = self.plain(rows)
+        return self.parse_text_to_nodes(self.folded(table(head, body), path, len(rows)))
+
+    def plain(self, rows: Sequence[Row]) -> list[list[str]]:
+        """Return the heading and the rows of the chosen columns that are not empty."""
+        chosen = self.options.get("columns", " | ".join(rows[0]))
+        pairs = [part.strip().partition(" = ")[::2] for part in chosen.split("|")]
+        shown = {}
+        for key, title in pairs:
+            cells = [words(key, row[key]) if key != "epochs" else row[key] for row in rows]
+            if any(cells):
+                shown[title or key] = digits(cells)
+        return [list(shown), *(list(line) for line in zip(*shown.values(), strict=True))]
+
+    def folded(self, text: str, path: Path, count: int) -> str:
+        """Return the table with its download below, in a box to open if it is to be folded."""
+        file = path.relative_to(ROOT).as_posix()
+        text += f"\n\n{{download}}`{count} rows as CSV </../{file}>`\n"
+        if "fold" not in self.options:
+            return text
+        return f":::{{dropdown}} {self.options['fold']}\n{text}\n:::\n"
+
+
+class Glance(Rows):
+    """``{glance} FILE``: how many times as fast each layer is as its other forms, a row a layer."""
+
+    def plain(self, rows: Sequence[Row]) -> list[list[str]]:
+        """Divide the times of a layer, in one round's ratios, by that of what it does by itself."""
+        kinds = {"forward": "forward", "forward+backward": "training step"}
+        found = {(r["layer"], r["variant"], r["pass"]): r for r in rows}
+        head = ["layer", *(f"{kind}, ms" for kind in kinds.values())]
+        head += [f"{kind}: times as fast as {other}" for other in ("eager", "official", "compiled")
+                 for kind in kinds.values()]  # fmt: skip
+        body = []
+        for layer in dict.fromkeys(row["layer"] for row in rows):
+            ours = {k: found.get((layer, "default", k)) or found[layer, "eager", k] for k in kinds}
+            times = [[ours[k]["ms"] for k in kinds]]
+            for variant in ("eager", "official style", "compiled eager"):
+                other = [found.get((layer, variant, k)) for k in kinds]
+                times.append([
+                    f"{float(o['time / eager']) / float(ours[k]['time / eager'])}"
+                    if o and o is not ours[k] else "" for k, o in zip(kinds, other, strict=True)
+                ])  # fmt: skip
+            body.append([layer, *(cell for pair in times for cell in pair)])
+        columns = [digits(list(column)) for column in zip(*body, strict=True)]
+        return [head, *(list(line) for line in zip(*columns, strict=True))]
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Register the directive."""
+    app.add_directive("rows", Rows)
+    app.add_directive("glance", Glance)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,0 +1,191 @@
+"""The verdict "Should I use it?" and the table "Why not ...?", filled from committed rows.
+
+The directives ``{verdict}`` and ``{why}`` put them into pages. ``python
+docs/extensions/verdict.py`` writes them into the README, between ``<!-- verdict -->`` or
+``<!-- why -->`` and its end. No number in them is typed: each is read from a CSV file.
+"""
+
+import re
+import sys
+from collections import Counter
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+from docutils import nodes
+from sphinx.application import Sphinx
+from sphinx.util.docutils import SphinxDirective
+
+ROOT = Path(__file__).parent.parent.parent
+sys.path.insert(0, str(ROOT / "docs"))
+from extensions.tables import Row, name, read, table  # noqa: E402 - found by the line above
+
+SPEECH = "examples/ser/results"
+STUDY = "examples/study/results"
+OTHERS = "benchmarks/results/others.csv"
+FAMILIES = {  # of the study: what it asks on which data
+    "speech-1d-layers": "layers, speech (RAVDESS), one-dimensional network",
+    "speech-1d-augmentation": "augmentation, speech (RAVDESS), one-dimensional network",
+    "speech-2d-layers": "layers, speech (RAVDESS), two-dimensional network",
+    "images-layers": "layers, images (20,000 of CIFAR-10), ResNet-8",
+    "images-aligned": "layers without channel shuffle, images (20,000 of CIFAR-10), ResNet-8",
+}
+HEAD = ("what, on what", "difference in points (95 % interval)", "verdict")
+
+
+def interval(row: Row, key: str) -> str:
+    """Return a difference with the ends of its interval."""
+    low, high = float(row["low"]), float(row["high"])
+    shown = [f"{value:+.1f}" for value in (float(row[key]), low, high)]
+    middle, low_end, high_end = ("0.0" if float(text) == 0 else text for text in shown)
+    return f"{middle} ({low_end} to {high_end})"
+
+
+def judge(row: Row) -> str:
+    """Say in words what an interval says."""
+    if float(row["low"]) > 0:
+        return "higher"
+    return "lower" if float(row["high"]) < 0 else "no difference shown"
+
+
+def plural(count: str, thing: str) -> str:
+    """Return a number of things."""
+    return f"{count} {thing}{'s' * (count != '1')}"
+
+
+def of_recipes(root: Path) -> list[list[str]]:
+    """Lines of the paper's network and of the small network on prosodic features."""
+    lines = []
+    for row in read(root / SPEECH / "table19.csv"):
+        if (
+            row["metric"] == "UA"
+            and row["against"] == "none"
+            and row["ours"] in ("icasa+aam", "none+aam")
+        ):
+            where = f"paper's network, {row['epochs']} epochs, {plural(row['seeds'], 'seed')}"
+            lines.append([f"{name(row['ours'])}: {where}", interval(row, "difference"), judge(row)])
+    for row in read(root / SPEECH / "strong.csv"):
+        if row["UA gained"]:
+            where = f"small network, prosodic features, {plural(row['seeds'], 'seed')}"
+            lines.append([f"{name(row['variant'])}: {where}", interval(row, "UA gained"),
+                          judge(row)])  # fmt: skip
+    return lines
+
+
+def of_study(root: Path) -> tuple[list[list[str]], list[str]]:
+    """Lines of the study's families that have rows, and the names of those that have none."""
+    lines, missing = [], []
+    for family, what in FAMILIES.items():
+        path = root / STUDY / f"{family}.csv"
+        if not path.is_file():
+            missing.append(what)
+            continue
+        for row in read(path):
+            said = re.split(r" by | \(|;", row["verdict"])[0]
+            if (
+                said in ("higher", "lower")
+                and float(row["seed_low"]) * float(row["seed_high"]) <= 0
+            ):
+                said = "uncertain"  # it does not hold without the assumption on the seeds
+            where = f"{what}, {plural(row['seeds'], 'seed')}"
+            lines.append([f"{name(row['variant'])}: {where}", interval(row, "difference"), said])
+    return lines, missing
+
+
+def speed(root: Path) -> str:
+    """Say how much faster ICASA is than its official structure, on a map of 32 x 64 x 56 x 56."""
+    rows = read(root / "benchmarks" / "results" / "layers.csv")
+    times = {
+        (row["variant"], row["pass"]): float(row["time / eager"]) for row in rows
+        if row["experiment"] == "layer" and row["layer"] == "ICASA"
+        and row["shape"] == "32x64x56x56"
+    }  # fmt: skip
+    forward, step = (times["official style", kind] / times["default", kind]
+                     for kind in ("forward", "forward+backward"))  # fmt: skip
+    return (
+        f"**For speed: yes.** On a CPU, ICASA is {forward:.1f} times as fast as the operations of "
+        f"the official code in a forward pass, and {step:.1f} times in a training step (map of "
+        "32 x 64 x 56 x 56, two threads)."
+    )
+
+
+def of_families(lines: Sequence[list[str]]) -> list[list[str]]:
+    """Return a line for each family: its ICASA or AAM, and how often each verdict stands in it."""
+    found = []
+    for what in dict.fromkeys(line[0].split(": ")[1] for line in lines):
+        family = [line for line in lines if line[0].split(": ")[1] == what]
+        shown = next(line for line in family if re.match("ICASA|AAM", line[0]))
+        counts = Counter(line[2] for line in family)
+        said = ", ".join(f"{count} {word}" for word, count in counts.items())
+        found.append([f"{shown[0]} (of {len(family)})", shown[1], f"{shown[2]}; in all {said}"])
+    return found
+
+
+def verdict(root: Path = ROOT, *, short: bool = False) -> str:
+    """Return the verdict as Markdown; `short` has a line for each family of the study."""
+    lines, missing = of_study(root)
+    lines = [*of_recipes(root), *lines]
+    higher = [line[0] for line in lines if line[2] == "higher"]
+    if higher:
+        said = f"**For accuracy: where it was measured to help.** Higher: {'; '.join(higher)}."
+    else:
+        said = (
+            "**For accuracy: not as far as measured.** No layer and no form of AAM raised "
+            "accuracy by an interval above zero. Measure on your data, against no attention."
+        )
+    text = [said]
+    if missing:
+        text.append(f"**Not measured yet:** {'; '.join(missing)}.")
+    text += [speed(root)]
+    text.append(
+        "**For a tested implementation of the paper or of these layers: yes.**\n\n"
+        "Difference to the same network without attention and without AAM, in points of the mean "
+        "recall over the classes (images: accuracy). Speech is RAVDESS, 24 speakers, none of them "
+        "in both training and test."
+    )
+    if short:
+        lines = [*of_recipes(root), *of_families(of_study(root)[0])]
+    return "\n\n".join((*text, table(HEAD, lines)))
+
+
+def why(root: Path = ROOT) -> str:
+    """Return what other libraries do and do not, as benchmarks/others.py found by running them."""
+    rows = read(root / OTHERS)
+    libraries = list(rows[0])[1 : list(rows[0]).index("commit")]
+    lines = [[row["question"], *(row[library] for library in libraries)] for row in rows]
+    return table(["", *libraries], lines)
+
+
+FILLED: dict[str, Callable[[], str]] = {"verdict": verdict, "why": why}  # of the site's pages
+README: dict[str, Callable[[], str]] = {"verdict": partial(verdict, short=True), "why": why}
+
+
+def fill(text: str) -> str:
+    """Return the README with what stands between its markers made anew."""
+    for key, make in README.items():
+        part = rf"(<!-- {key} -->\n).*?(<!-- end of {key} -->)"
+        text = re.sub(part, lambda m, make=make: f"{m[1]}{make()}\n{m[2]}", text, flags=re.S)
+    return text
+
+
+class Filled(SphinxDirective):
+    """``{verdict}`` and ``{why}``."""
+
+    def run(self) -> Sequence[nodes.Node]:  # type: ignore[override]
+        """Fill it in."""
+        folders = (SPEECH, STUDY, "benchmarks/results")
+        for file in (path for folder in folders for path in (ROOT / folder).glob("*.csv")):
+            self.env.note_dependency(str(file))
+        return self.parse_text_to_nodes(FILLED[self.name]())
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Register the directives."""
+    for key in FILLED:
+        app.add_directive(key, Filled)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
+
+
+if __name__ == "__main__":
+    readme = ROOT / "README.md"
+    readme.write_text(fill(readme.read_text(encoding="utf-8")), encoding="utf-8")

@@ -1,0 +1,104 @@
+"""Tables fit and are filled: digits by one rule, columns in words, and no number typed."""
+
+import csv
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+sys.path.insert(0, str(ROOT / "docs"))
+from extensions import tables, verdict  # noqa: E402
+
+
+@pytest.mark.parametrize(
+    ("values", "shown"),
+    [
+        (["42.153", "7.5", ""], ["42.2", "7.5", ""]),
+        (["0.5", "0.0004", "0"], ["0.500", "< 0.001", "0.000"]),
+        (["155636", "3"], ["155,636", "3"]),
+        (["1234.5", "0.2"], ["1,234", "< 1"]),
+        (["nan", "1.5"], ["", "1.50"]),
+        (["a", "1.5"], ["a", "1.5"]),
+    ],
+)
+def test_digits_of_a_column(values, shown):
+    assert tables.digits(values) == shown
+
+
+def test_variants_are_named_in_words():
+    assert tables.name("none") == "no attention"
+    assert tables.name("icasa+aam, 10 epochs") == "ICASA + AAM, 10 epochs"
+    assert tables.name("none+aam-random") == "AAM, random partners"
+    assert tables.name("something else") == "something else"
+
+
+def test_a_pivot_has_a_column_for_each_pair_that_is_filled():
+    rows = [
+        {"class": "sad", "variant": "none", "epochs": "10", "F1": "0.5"},
+        {"class": "sad", "variant": "icasa", "epochs": "10", "F1": ""},
+        {"class": "calm", "variant": "none", "epochs": "10", "F1": "0.25"},
+    ]
+    assert tables.pivot(rows, "class", ("variant", "epochs"), "F1") == [
+        ["class", "no attention, 10 epochs"], ["sad", "0.500"], ["calm", "0.250"]
+    ]  # fmt: skip
+
+
+def test_the_readme_is_filled_from_the_rows():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert verdict.fill(text) == text, "run python docs/extensions/verdict.py"
+    assert "<!-- end of verdict -->" in text
+    assert "<!-- end of why -->" in text
+    assert len(text.splitlines()) <= 200
+
+
+@pytest.fixture
+def root(tmp_path):
+    """A tree with the rows that a verdict reads, but those of the study."""
+    for file in ("table19", "strong"):
+        path = tmp_path / verdict.SPEECH / f"{file}.csv"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text((ROOT / verdict.SPEECH / f"{file}.csv").read_text())
+    path = tmp_path / "benchmarks" / "results" / "layers.csv"
+    path.parent.mkdir(parents=True)
+    path.write_text((ROOT / "benchmarks" / "results" / "layers.csv").read_text())
+    return tmp_path
+
+
+def add_study(root, **values):
+    row = {
+        "variant": "icasa",
+        "difference": "2.5",
+        "low": "1.5",
+        "high": "3.5",
+        "seeds": "3",
+        "seed_low": "1",
+        "seed_high": "4",
+        "verdict": "higher by 2.5 points (95 % ...)",
+    }
+    path = root / verdict.STUDY / "images-layers.csv"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, row)
+        writer.writeheader()
+        writer.writerow(row | values)
+
+
+def test_what_is_not_measured_is_said_and_taken_up_once_it_is(root):
+    missing = next(p for p in verdict.verdict(root).split("\n\n") if "Not measured" in p)
+    assert "layers, images" in missing
+    add_study(root)
+    text = verdict.verdict(root)
+    assert "layers, images" not in next(p for p in text.split("\n\n") if "Not measured" in p)
+    assert "| +2.5 (+1.5 to +3.5) | higher |" in text
+    assert "where it was measured to help" in text
+    assert "(of 1) | +2.5 (+1.5 to +3.5) | higher; in all 1 higher |" in verdict.verdict(
+        root, short=True
+    )
+
+
+def test_a_gain_that_depends_on_the_seeds_is_uncertain(root):
+    add_study(root, seed_low="-1")
+    text = verdict.verdict(root)
+    assert "| +2.5 (+1.5 to +3.5) | uncertain |" in text
+    assert "not as far as measured" in text
