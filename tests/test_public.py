@@ -12,6 +12,7 @@ import icasa
 import icasa.attention
 import icasa.augment
 import icasa.cost
+from tests.conftest import collect_ignore
 
 ROOT = Path(__file__).parent.parent
 SOURCES = sorted((ROOT / "icasa").rglob("*.py"))
@@ -23,8 +24,6 @@ IMPORT = """
 import sys, numpy, torch
 before = set(sys.modules)
 import icasa
-
-from tests.conftest import collect_ignore
 print(*{name.split(".")[0] for name in set(sys.modules) - before})
 assert "icasa.cost" not in sys.modules
 """
