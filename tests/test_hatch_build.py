@@ -91,7 +91,9 @@ def test_no_compiler_is_a_reason(tree, monkeypatch, capsys):
 
 
 def test_the_long_description_has_no_link_into_the_repository(tmp_path):
-    (tmp_path / "README.md").write_text("![p](docs/p.png)\n\n[a](docs/a.md) [b](https://b.org) [c\nd](#e)[*f*](g)")
+    (tmp_path / "README.md").write_text(
+        "![p](docs/p.png)\n\n[a](docs/a.md) [b](https://b.org) [c\nd](#e)[*f*](g)"
+    )
     metadata = {}
     hatch_build.LongDescription(str(tmp_path), {}).update(metadata)
     assert metadata["readme"]["text"] == "a [b](https://b.org) c\nd*f*"

@@ -32,8 +32,8 @@ What the C promises, for maps of finite numbers and parameters of common size:
 
 - Exactness. Take any part of a map, such as the rows that are not loud: the largest error of y and
   of dx there is at most ten times that of plain PyTorch, relative to the largest exact value there,
-  or 1e-6 (in a half-precision type its eps). The same holds for each parameter's gradient and each
-  running statistic as a whole.
+  or 1e-6 (in a half-precision type its eps); where PyTorch has no digit right it says nothing. The
+  same holds for each parameter's gradient and each running statistic as a whole.
 - Range. Up to |x| = 1e36 every result is finite that float32 can hold.
 - Infinity and NaN in x reach what they reach in plain PyTorch, no more and no less, and in
   evaluation, forward and backward, no bit of another sample's y and dx.

@@ -159,11 +159,12 @@ def breaches(layer, inputs):
     """What breaks the law: {tensor and group: (its ratio, what is allowed)}.
 
     Plain torch may be right by luck, above all in a tensor of few elements. So where a group is
-    beyond ten times its ratio, this is measured on four inputs next to the given one too.
+    beyond ten times its ratio, this is measured on four inputs next to the given one too. A group
+    of which plain torch has no digit right is not judged: it is what far larger terms leave.
     """
     allowed, got = {}, {}
     for name, (fused, plain, floor) in ratios(layer, inputs).items():
-        got[name], allowed[name] = fused, max(10 * plain, floor)
+        got[name], allowed[name] = fused, max(10 * plain, floor) if plain < 1 else math.inf
     for factor in (1 + 2**-10, 1 - 2**-10, 1 + 2**-8, 1 - 2**-8):
         if any(not got[name] <= allowed[name] for name in got):
             near = inputs._replace(x=inputs.x * factor)
