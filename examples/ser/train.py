@@ -135,11 +135,17 @@ def class_weights(data: Segments, classes: int, mode: str) -> Tensor | None:
     return torch.where(count > 0, len(data) / (classes * count.clamp_min(1)), 0.0)
 
 
-def report_pairs(aam: AAM, data: Segments, seed: int, most: int = 4096) -> dict[str, float]:
-    """Return `AAM.report` on the training segments, or on `most` of them at random."""
+def report_pairs(
+    aam: AAM, data: Segments, seed: int, most: int = 4096, *, across_speakers: bool = False
+) -> dict[str, float]:
+    """Return `AAM.report` on the training segments, or on `most` of them at random.
+
+    It counts pairs of two clips, of two speakers with ``across_speakers``.
+    """
     index = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))[:most]
     some = Segments(**{name: value[index.to(value.device)] for name, value in vars(data).items()})
-    report = aam.report(some.x, some.y, speaker=some.speaker, utterance=some.utterance)
+    apart = some.speaker if across_speakers else some.utterance
+    report = aam.report(some.x, some.y, speaker=some.speaker, utterance=apart)
     return {name: round(share, 4) for name, share in report._asdict().items() if share is not None}
 
 
@@ -235,7 +241,7 @@ def run(
             len(corpus.labels), threshold=args.threshold, alpha=args.alpha, pairing=args.pairing,
             representation=args.representation, fixed_size=many,
         )  # fmt: skip
-        pairs = report_pairs(aam, train, args.seed)
+        pairs = report_pairs(aam, train, args.seed, across_speakers=args.across_speakers)
         fabric.print(f"AAM on the training segments: {pairs}")
 
     augment = make_augment(args, len(corpus.labels))

@@ -60,6 +60,7 @@ TABLES = {
         SPEAKER,
     ),
 }  # fmt: skip
+STUDY = ("layers", "augmentation")  # trained with other presets than the paper's
 SEED = 987654
 CORPUS = r"\w+(?:-(?:impro|script))?"
 NAME = (

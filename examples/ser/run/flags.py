@@ -211,6 +211,10 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
             parser.error(
                 f"expected --network macnn with --{key}, got {args.network}; leave one out"
             )
+    for key in ("across_speakers", "across_utterances"):
+        if getattr(args, key) and not args.aam:
+            flag = f"--{key.replace('_', '-')}"
+            parser.error(f"expected --aam with {flag}, got {flag} alone; add --aam")
     if args.validation and args.protocol != "speaker":
         parser.error(
             f"expected --protocol speaker with --validation, got {args.protocol}; "

@@ -129,3 +129,15 @@ def test_the_families_are_those_of_the_protocol():
         assert seeds == ", ".join(map(str, family.seeds))
         assert (measure, float(margin)) == (family.measure, family.margin)
         assert all(f"`{variant}`" in page for variant in family.variants)
+
+
+def test_cells_written_before_a_column_was_new_stay_readable(tmp_path):
+    write_cells(SPEECH, tmp_path)
+    files = study.paths(SPEECH, tmp_path)
+    for path in files["se", 1]:
+        record = study.read(path)
+        record["run"] = {"commit": "abc", "seed": 1}  # neither parameters nor threads nor backend
+        path.write_bytes(gzip.compress(json.dumps(record).encode()))
+    row = study.facts(files, "se")
+    assert (row["commit"], row["parameters"].split(), row["threads"]) == ("abc", ["10"], "")
+    assert study.analyse(SPEECH, tmp_path)[0]["groups"] == 12
