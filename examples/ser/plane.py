@@ -4,8 +4,8 @@
 
 Trains every candidate at every rate without attention, one run per fold with seed 0, and scores the
 last epoch on the validation speakers of the training folds: no test clip is scored. It writes
-results/plane.csv, a row per run, and says which candidate the rule of the protocol takes. A run
-that ended is not repeated, a stopped one is resumed. Run it on an idle machine: a candidate that
+results/plane.csv, a row per run, and says which candidate the rule of the protocol takes. Finished
+epochs are not repeated. Run it on an idle machine: a candidate that
 takes longer than two minutes a fold is out.
 """
 
@@ -56,27 +56,18 @@ def train_flags(network: str, rate: str, fold: int, epochs: int) -> list[str]:
     """Return the flags of `examples.ser.train` that decide the numbers of a run."""
     fixed = ["--plane", "--attention", "none", "--protocol", "speaker", "--precision", "32-true"]
     fixed += ["--validation", "--score", "validation", "--seed", str(SEED), "--threads", "1"]
-    return [
-        *fixed,
-        "--network",
-        network,
-        "--lr",
-        rate,
-        "--fold",
-        str(fold),
-        "--epochs",
-        f"{epochs}",
-    ]
+    fixed += ["--network", network, "--lr", rate, "--fold", str(fold), "--epochs", str(epochs)]
+    return fixed
 
 
 def run(flag: Sequence[str], folder: Path, args: argparse.Namespace) -> Row:
-    """Train one run, unless it ended before, and return its row."""
+    """Train or resume one run, and return its row."""
     folder.mkdir(parents=True, exist_ok=True)
     source = "ravdess" if args.ravdess else "manifest"
     command = [sys.executable, "-m", "examples.ser.train", *flag, f"--{source}"]
     command += [str(getattr(args, source)), "--cache", str(args.cache), "--out", str(folder)]
     command += ["--device", "cpu", "--quiet"]
-    if not (folder / "result.csv").exists() and train_cell(command, folder / "log.txt"):
+    if train_cell(command, folder / "log.txt"):
         raise UserError(f"{folder.name} failed: {last_line(folder / 'log.txt')}")
     (row,) = read_csv(folder / "result.csv")
     seconds = sum(float(epoch["seconds"]) for epoch in read_csv(folder / "history.csv"))
