@@ -5,8 +5,8 @@
 Trains every candidate at every rate without attention, one run per fold with seed 0, and scores the
 last epoch on the validation speakers of the training folds: no test clip is scored. It writes
 results/plane.csv, a row per run, and says which candidate the rule of the protocol takes. Finished
-epochs are not repeated. Run it on an idle machine: a candidate that
-takes longer than two minutes a fold is out.
+epochs are not repeated. Run it on an idle machine: a candidate that takes longer than two minutes a
+fold is out.
 """
 
 import argparse
