@@ -35,6 +35,7 @@ from examples.ser.grid.cells import (
     FOLDS,
     GRID,
     SEED,
+    STUDY,
     TABLES,
     VARIANTS,
     Cell,
@@ -112,8 +113,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--class-weights", choices=CLASS_WEIGHTS, default="none")
     parser.add_argument("--part", choices=PARTS, default="all", help="of IEMOCAP")
     parser.add_argument(
-        "--table", nargs="+", choices=TABLES, help="default: all; of a manifest, 13-19"
-    )
+        "--table", nargs="+", choices=TABLES,
+        help=f"default: all but {', '.join(STUDY)}; of a manifest, 13-19",
+    )  # fmt: skip
     parser.add_argument(
         "--variants", nargs="+", choices=VARIANTS, help="of the tables; all when not given"
     )
@@ -135,7 +137,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--out", type=Path, help="one file per finished cell; default: results/grid"
     )
     args = parser.parse_args(argv)
-    args.table = args.table or (["13-19"] if args.manifest else list(TABLES))
+    args.table = args.table or (
+        ["13-19"] if args.manifest else [table for table in TABLES if table not in STUDY]
+    )
     args.out = args.out or (Path("runs/pooled") if args.manifest else GRID)
     preset = DEFAULTS | PRESETS[args.preset]
     args.features, args.happy, args.quiet = preset["features"], "both", False

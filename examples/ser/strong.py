@@ -91,7 +91,7 @@ def main() -> None:
     grid = read_grid(GRID)
     rows = []
     for key, runs in grid.items():
-        if runs.cell.is_paper_model or runs.cell.protocol != "speaker" or not runs.seeds:
+        if runs.cell.preset != "strong" or runs.cell.protocol != "speaker" or not runs.seeds:
             continue
         row = {"variant": runs.cell.variant} | accuracy(runs.seeds)
         base = grid.get((*key[:3], "none"))

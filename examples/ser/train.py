@@ -135,11 +135,17 @@ def class_weights(data: Segments, classes: int, mode: str) -> Tensor | None:
     return torch.where(count > 0, len(data) / (classes * count.clamp_min(1)), 0.0)
 
 
-def report_pairs(aam: AAM, data: Segments, seed: int, most: int = 4096) -> dict[str, float]:
-    """Return `AAM.report` on the training segments, or on `most` of them at random."""
+def report_pairs(
+    aam: AAM, data: Segments, seed: int, most: int = 4096, *, across_speakers: bool = False
+) -> dict[str, float]:
+    """Return `AAM.report` on the training segments, or on `most` of them at random.
+
+    It counts pairs of two clips, of two speakers with ``across_speakers``.
+    """
     index = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))[:most]
     some = Segments(**{name: value[index.to(value.device)] for name, value in vars(data).items()})
-    report = aam.report(some.x, some.y, speaker=some.speaker, utterance=some.utterance)
+    apart = some.speaker if across_speakers else some.utterance
+    report = aam.report(some.x, some.y, speaker=some.speaker, utterance=apart)
     return {name: round(share, 4) for name, share in report._asdict().items() if share is not None}
 
 
@@ -172,10 +178,17 @@ def evaluate(net: nn.Module, segments: Segments, labels: Sequence[str]) -> dict[
     return {"posterior": posterior, "loss": loss} | scores(posterior.numpy(), y.numpy(), labels)
 
 
-def record_best(kept: dict[str, Any], held_out: dict[str, dict[str, Any]], epoch: int) -> None:
-    """Record the test posteriors of the last epoch and of the best by validation and by test."""
-    posterior = held_out["test"]["posterior"]
+def record_best(
+    kept: dict[str, Any], held_out: dict[str, dict[str, Any]], epoch: int, scored: str = "test"
+) -> None:
+    """Record the posteriors of the last epoch and of the best by validation and by test.
+
+    Validation clips that are scored in place of test clips select no epoch.
+    """
+    posterior = held_out[scored]["posterior"]
     kept["last"] = {"epoch": epoch, "posterior": posterior}
+    if scored != "test":
+        return
     for name, part in (("validation-best", "validation"), ("test-best (oracle)", "test")):
         if part in held_out:
             ua = held_out[part]["UA"]
@@ -220,6 +233,8 @@ def run(
         fabric.print(f"note: {note}")
     data = {part: segments.to(fabric.device) for part, segments in data.items()}
     train = data.pop("train")
+    data = data if args.score == "test" else {"validation": data["validation"]}
+    scored = data[args.score]
 
     # Model
     seed_everything(args.seed, verbose=False)
@@ -235,7 +250,7 @@ def run(
             len(corpus.labels), threshold=args.threshold, alpha=args.alpha, pairing=args.pairing,
             representation=args.representation, fixed_size=many,
         )  # fmt: skip
-        pairs = report_pairs(aam, train, args.seed)
+        pairs = report_pairs(aam, train, args.seed, across_speakers=args.across_speakers)
         fabric.print(f"AAM on the training segments: {pairs}")
 
     augment = make_augment(args, len(corpus.labels))
@@ -290,7 +305,7 @@ def run(
             row |= {f"beta_{place}": beta for place, beta in net.betas().items()}
             row["seconds"] = time.perf_counter() - start
             state["history"].append(row)
-            record_best(state["kept"], held_out, epoch)
+            record_best(state["kept"], held_out, epoch, args.score)
             save(checkpoint, state | {name: part.state_dict() for name, part in parts.items()})
             print("  ".join(f"{k} {v:.4g}" for k, v in row.items()), flush=True)
         fabric.barrier()
@@ -302,18 +317,19 @@ def run(
         "corpus": corpus.name, "fold": args.fold, "attention": args.attention,
         "augmentation": " + ".join([*args.augment, *["aam"] * args.aam]) or "none",
         "preset": args.preset,
-        "protocol": args.protocol, "precision": args.precision, "epochs": args.epochs,
+        "protocol": args.protocol, "scored": args.score,
+        "precision": args.precision, "epochs": args.epochs,
         "parameters": sum(p.numel() for p in net.parameters()),
         "backend": backend() if fabric.device.type == "cpu" else "torch",  # as `fused` defaults to
         # Several if they changed between two resumes; early checkpoints have no threads.
         "commit": " ".join(state["commits"]), "threads": " ".join(state.get("threads", [])),
     }  # fmt: skip
     facts |= provenance("examples.ser.train", argv, args.seed, fabric.device, fabric.world_size)
-    if maps := attention_maps(net.eval(), data["test"].x[:1]):
+    if maps := attention_maps(net.eval(), scored.x[:1]):
         groups = FEATURES[args.features].row_groups
-        draw_attention(data["test"].x[0, 0].cpu(), maps, args.out / "attention.png", groups)
+        draw_attention(scored.x[0, 0].cpu(), maps, args.out / "attention.png", groups)
     with room_for(args.out / "predictions.json"):
-        rows = write_results(corpus, data["test"], state, facts, args.out)
+        rows = write_results(corpus, scored, state, facts, args.out)
     for row in rows:
         cells = "  ".join(f"{k} {row[k]:6.2f}" for k in ("WA", "UA", "F1", "ECE"))
         print(f"{row['selection']:<18}  epoch {row['epoch']:3}  {cells}")

@@ -1,11 +1,11 @@
-"""The feature sets that a run chooses from: the paper's MFCC, and prosody."""
+"""The feature sets that a run chooses from: the paper's MFCC, prosody, and log-mel."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from examples.ser.data import mfcc, prosody
+from examples.ser.data import logmel, mfcc, prosody
 from examples.ser.data.audio import SAMPLE_RATE
 
 FRAMES_PER_S = SAMPLE_RATE // 160  # of every feature set
@@ -50,4 +50,15 @@ PROSODY = FeatureSet(
     window=320,
     width=320,
 )
-FEATURES = {features.name: features for features in (MFCC_39, PROSODY)}
+LOG_MEL = FeatureSet(
+    "log-mel",
+    logmel.log_mel,
+    logmel.PARAMETERS,
+    cached_rows=64,
+    complete=lambda frames: frames,
+    rows=64,
+    row_groups={"64 mel bands": 64},
+    window=200,
+    width=200,
+)
+FEATURES = {features.name: features for features in (MFCC_39, PROSODY, LOG_MEL)}

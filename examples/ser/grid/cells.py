@@ -53,6 +53,7 @@ TABLES = {
         SPEAKER,
     ),  # each part alone
     "layers": ((*ATTENTIONS, "icasa-aligned"), SPEAKER),  # of docs/study.md, as the next
+    "layers-2d": (ATTENTIONS, SPEAKER),
     "augmentation": (
         ("none", "none+aam", "none+aam-random", "none+aam-unweighted", "none+mixup",
          "none+spec-augment", "none+crop", "none+aam+mixup", "none+aam+spec-augment",
@@ -60,6 +61,7 @@ TABLES = {
         SPEAKER,
     ),
 }  # fmt: skip
+STUDY = ("layers", "layers-2d", "augmentation")  # trained with other presets than the paper's
 SEED = 987654
 CORPUS = r"\w+(?:-(?:impro|script))?"
 NAME = (
@@ -105,7 +107,7 @@ class Cell:
     @property
     def is_paper_model(self) -> bool:
         """Whether the cell trains the paper's model, with any budget."""
-        return self.preset != "strong"
+        return self.preset not in {"strong", "plane"}
 
     @classmethod
     def parse(cls, name: str) -> "Cell":

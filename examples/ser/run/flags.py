@@ -11,6 +11,7 @@ from examples.ser.data.iemocap import HAPPY, PARTS
 from examples.ser.data.splits import PROTOCOLS
 from examples.ser.data.standardize import Standardizer
 from examples.ser.model.macnn import ATTENTION, CHANNELS, HEADS, MACNN, PADDING
+from examples.ser.model.plane import PlaneCNN, PlaneResNet
 from examples.ser.model.tdnn import TDNN
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -42,7 +43,23 @@ PRESETS: dict[str, dict[str, Any]] = {
         "optimizer": "adamw",
         "weight_decay": 0.05,
     },
+    # Two-dimensional maps on log-mel (docs/study.md); `examples.ser.plane` says network and rate.
+    "plane": {
+        "features": "log-mel",
+        "normalize": "speaker",
+        "train_stride": 1.6,
+        "test_stride": 0.8,
+        "network": "plane-cnn",
+        "schedule": "onecycle",
+        "validation": False,
+        "epochs": 30,
+        "lr": 1e-3,
+        "label_smoothing": 0.1,
+        "optimizer": "adamw",
+        "weight_decay": 0.05,
+    },
 }
+NETWORKS = ("macnn", "tdnn", "plane-cnn", "plane-cnn-rows", "plane-resnet")
 DEFAULTS = {  # of the flags that a preset does not set
     "features": "mfcc",
     "normalize": "train",
@@ -124,8 +141,15 @@ def add_choices(group: Any) -> None:
     group.add_argument("--skip-bad", action="store_true", help="leave bad clips out, with a note")
 
 
-def network(args: argparse.Namespace, num_classes: int) -> MACNN | TDNN:
+def network(args: argparse.Namespace, num_classes: int) -> MACNN | TDNN | PlaneCNN | PlaneResNet:
     """Return the network that the flags describe, untrained."""
+    if args.network == "plane-resnet":
+        return PlaneResNet(num_classes, attention=args.attention)
+    if args.network.startswith("plane-cnn"):
+        return PlaneCNN(
+            num_classes, FEATURES[args.features].rows, attention=args.attention,
+            keep_rows=args.network == "plane-cnn-rows",
+        )  # fmt: skip
     if args.network == "tdnn":
         return TDNN(num_classes, FEATURES[args.features].rows, attention=args.attention)
     return MACNN(
@@ -154,7 +178,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     group.add_argument("--train-stride", type=float, help="seconds; default: 1.0")
     group.add_argument("--test-stride", type=float, help="seconds; default: 0.4")
     group = parser.add_argument_group("model")
-    group.add_argument("--network", choices=("macnn", "tdnn"), help="default: macnn")
+    group.add_argument("--network", choices=NETWORKS, help="default: macnn")
     group.add_argument("--attention", choices=ATTENTION, default="icasa")
     group = parser.add_argument_group("MACNN")
     group.add_argument("--places", nargs="+", choices=CHANNELS, default=list(CHANNELS))
@@ -187,6 +211,9 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     group.add_argument("--weight-decay", type=float, help="default: 1e-6, or the preset's")
     group.add_argument("--schedule", choices=SCHEDULES, help="of the learning rate")
     group.add_argument("--validation", action=argparse.BooleanOptionalAction, help="by speakers")
+    group.add_argument(
+        "--score", choices=("test", "validation"), default="test", help="what predictions are of"
+    )
     group.add_argument("--precision", choices=("32-true", "bf16-mixed"), default="32-true")
     group.add_argument("--seed", type=int, default=987654)
     group = parser.add_argument_group("run")
@@ -211,6 +238,14 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
             parser.error(
                 f"expected --network macnn with --{key}, got {args.network}; leave one out"
             )
+    for key in ("across_speakers", "across_utterances"):
+        if getattr(args, key) and not args.aam:
+            flag = f"--{key.replace('_', '-')}"
+            parser.error(f"expected --aam with {flag}, got {flag} alone; add --aam")
+    if args.score == "validation" and not args.validation:
+        parser.error(
+            "expected --validation with --score validation, got --no-validation; add --validation"
+        )
     if args.validation and args.protocol != "speaker":
         parser.error(
             f"expected --protocol speaker with --validation, got {args.protocol}; "

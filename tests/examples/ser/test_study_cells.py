@@ -1,6 +1,7 @@
 """The speech cells of docs/study.md: their flags are those of the protocol, their rows complete."""
 
 import csv
+import json
 
 import pytest
 
@@ -96,3 +97,11 @@ def test_a_row_has_parameters_threads_and_backend(manifest, tmp_path):
     net = train.network(args, 4)
     assert int(row["parameters"]) == sum(p.numel() for p in net.parameters())
     assert (row["threads"], row["backend"]) == ("1", backend("cpu"))
+
+
+@pytest.mark.parametrize("flag", ["--across-speakers", "--across-utterances"])
+def test_the_report_counts_pairs_as_training_draws_them(manifest, tmp_path, flag):
+    run(manifest, tmp_path / "run", "--attention", "none", "--aam", flag)
+    pairs = json.loads((tmp_path / "run" / "predictions.json").read_text())["pairs"]
+    assert (pairs["speaker_chance"] == 0) == (flag == "--across-speakers")
+    assert pairs["pair_share"] > 0

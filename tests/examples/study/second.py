@@ -5,6 +5,7 @@ Reads prediction files and works from sums over clips, speakers and folds as a t
 
 import gzip
 import json
+import random
 from statistics import mean, variance
 
 from mpmath import betainc
@@ -53,7 +54,7 @@ def measure(table, seed, kind):
 
 
 def figures(ours, base, kind, margin, comparisons):
-    """Return every figure of a row but the bootstrap's."""
+    """Return every figure of a row; the bootstrap's ends come from draws of its own."""
     seeds = sorted({seed for seed, _ in base})
     labels = {}
     for (seed, unit), (_, _, label, _) in base.items():
@@ -80,9 +81,27 @@ def figures(ours, base, kind, margin, comparisons):
     sure, power = t_quantile(0.025 / comparisons, freedom), t_quantile(0.2, freedom)
     out["detectable"] = (sure + power) * error
     error, freedom = error_of(cell, seeds, groups, dict.fromkeys(groups, "all"))
+    out["boot_low"], out["boot_high"], out["boot_sd"] = bootstrap_ends(cell, seeds, groups)
     out["seed_low"] = out["difference"] - t_quantile(0.025, freedom) * error
     out["seed_high"] = out["difference"] + t_quantile(0.025, freedom) * error
     return out
+
+
+def bootstrap_ends(cell, seeds, groups, resamples=10_000):
+    """Ends of the percentile interval, and the standard deviation of the resampled differences.
+
+    Each resample draws groups with replacement, and in each block seeds with replacement.
+    """
+    chance, blocks = random.Random(1), sorted({block for block, _ in groups})
+    share = 1 / (len(groups) * len(seeds))
+    differences = []
+    for _ in range(resamples):
+        runs = {block: chance.choices(seeds, k=len(seeds)) for block in blocks}
+        drawn = chance.choices(groups, k=len(groups))
+        differences.append(share * sum(cell[s, key] for key in drawn for s in runs[key[0]]))
+    differences.sort()
+    low, high = (differences[round(resamples * end)] for end in (0.025, 0.975))
+    return low, high, variance(differences) ** 0.5
 
 
 def error_of(cell, seeds, groups, block_of):

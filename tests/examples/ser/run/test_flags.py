@@ -46,6 +46,8 @@ def test_the_network_is_the_one_that_the_flags_describe():
         (["--threshold", "2"], "expected --threshold from -1 to 1, got 2.0; correct it"),
         (["--threads", "0"], "expected --threads of 1 or more, got 0; correct it"),
         (["--strong", "--head", "dot"], "expected --network macnn with --head, got tdnn; leave"),
+        (["--across-speakers"], "got --across-speakers alone; add --aam"),
+        (["--across-utterances"], "expected --aam with --across-utterances"),
         (["--protocol", "leaky-segment"], "got leaky-segment; add --no-validation"),
     ],
 )
