@@ -19,7 +19,9 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 from hatchling.metadata.plugin.interface import MetadataHookInterface
 
-SOURCES = tuple(f"icasa/kernels/native_{name}.c" for name in ("forward", "backward", "transpose"))
+SOURCES = tuple(
+    f"icasa/kernels/native_{name}.c" for name in ("forward", "backward", "transpose", "weigh")
+)
 LIBRARY = "icasa/kernels/libicasa.so"  # of this name on macOS too, where dlopen does not mind
 FLAGS = "-O3 -std=gnu11 -fPIC -fopenmp-simd -fno-math-errno -fno-trapping-math -Wall"
 LOAD = "import ctypes, sys; ctypes.CDLL(sys.argv[1]).icasa_interface()"

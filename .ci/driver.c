@@ -11,6 +11,9 @@
 int icasa_attend(const void *, void *, float *, float *, const Layer *, const Shape *);
 int icasa_attend_backward(const void *, const void *, void *, float *, const Layer *,
                           const Parameters *, const Shape *);
+int icasa_weigh(const void *, void *, float *, float *, const Net *, const Shape *);
+int icasa_weigh_backward(const void *, const void *, void *, float *, const Net *, const Net *,
+                         const Shape *);
 int icasa_threads(void);
 
 enum { MOST = 1 << 16, C = 32, M = 8, K = 3, GROUPS = 2, HALF = C / (2 * GROUPS) };
@@ -104,6 +107,58 @@ static void run(int ica, int sa, int type, int training, int threads, int64_t N,
         print("beta", grads.beta, 1, FLOAT32);
 }
 
+/* The parameters of SE, ECA and CBAM. */
+enum { OF_SE, OF_ECA, OF_CBAM };
+
+static Net net(int layer, int training) {
+    Net made = {.training = training, .eps = 1e-5f};
+    if (layer == OF_ECA) {
+        made.taps = random_floats(K, -0.5f, 0.5f), made.K = K;
+        return made;
+    }
+    made.M = M;
+    made.w1 = random_floats(M * C, -0.5f, 0.5f), made.b1 = random_floats(M, -0.5f, 0.5f);
+    made.w2 = random_floats(C * M, -0.5f, 0.5f), made.b2 = random_floats(C, -0.5f, 0.5f);
+    if (layer == OF_CBAM) {
+        made.conv = random_floats(2 * K * K, -0.5f, 0.5f), made.k = K;
+        for (int i = 0; i < 4; i++)
+            made.norm[i] = random_floats(1, i == 3 ? 0.5f : -0.5f, i == 3 ? 1.5f : 0.5f);
+    }
+    return made;
+}
+
+static void run_planes(int layer, int type, int training, int threads, int64_t N, int64_t H,
+                       int64_t W) {
+    Shape d = {N, C, H, W, 0, type, threads};
+    Net made = net(layer, training), grads = net(layer, training), evaluation = made;
+    int64_t size = N * C * H * W;
+    void *x = as_type(random_floats(size, -1, 3), size, type);
+    void *g = as_type(random_floats(size, -1, 1), size, type);
+    void *y = random_floats(size, 0, 0), *dx = random_floats(size, 0, 0);
+    float *saved = random_floats(MOST, 0, 0), *statistics = random_floats(2, 0, 0);
+    printf("# planes %d type %d training %d threads %d N %d H %d W %d\n", layer, type, training,
+           threads, (int)N, (int)H, (int)W);
+    evaluation.training = 0;
+    if (!icasa_weigh(x, y, 0, 0, &evaluation, &d))
+        exit(1);
+    print("evaluation", y, size, type);
+    if (!icasa_weigh(x, y, saved, statistics, &made, &d) ||
+        !icasa_weigh_backward(g, x, dx, saved, &made, &grads, &d))
+        exit(1);
+    print("y", y, size, type);
+    print("dx", dx, size, type);
+    if (layer == OF_ECA)
+        print("taps", grads.taps, K, FLOAT32);
+    else {
+        print("w1", grads.w1, M * C, FLOAT32);
+        print("b1", grads.b1, M, FLOAT32);
+        print("w2", grads.w2, C * M, FLOAT32);
+        print("b2", grads.b2, C, FLOAT32);
+    }
+    if (layer == OF_CBAM)
+        print("conv", grads.conv, 2 * K * K, FLOAT32);
+}
+
 int main(void) {
     fprintf(stderr, "threads: %s\n", icasa_threads() ? "yes" : "no");
     for (int part = 1; part < 4; part++)
@@ -112,6 +167,13 @@ int main(void) {
                 for (int threads = 1; threads < 4; threads += 2) {
                     run(part & 1, part >> 1, type, training, threads, 3, 7, 5);
                     run(part & 1, part >> 1, type, training, threads, 1, 19, 23);
+                }
+    for (int layer = OF_SE; layer <= OF_CBAM; layer++)
+        for (int type = FLOAT32; type <= FLOAT16; type++)
+            for (int training = 0; training < (layer == OF_CBAM ? 2 : 1); training++)
+                for (int threads = 1; threads < 4; threads += 2) {
+                    run_planes(layer, type, training, threads, 13, 7, 5);
+                    run_planes(layer, type, training, threads, 1, 39, 43);
                 }
     return 0;
 }

@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks.harness import BLOCK, Row, Settings, configure, parser, progress, show, spread
-from benchmarks.layers import BATCHES, FAST, LAYERS, MAIN, PASSES, SIZES
+from benchmarks.layers import BATCHES, LAYERS, MAIN, PASSES, SIZES
 from examples.provenance import write_csv
 
 ROOT = Path(__file__).parent.parent
@@ -34,7 +34,7 @@ BUILD = Path(__file__).with_name("compare_build.py")
 PATHS = {"eager": False, "fused": True, "default": None}
 DEFAULT = tuple(
     f"{layer}/default/{which}/{'x'.join(map(str, shape))}"
-    for layer in FAST
+    for layer in LAYERS
     for which in PASSES
     for shape in MAIN
 )
@@ -68,7 +68,7 @@ def all_cases() -> dict[str, Case]:
     cases = [
         Case(layer, path, which, *shape)
         for layer in LAYERS
-        for path in (PATHS if layer in FAST else ["eager"])
+        for path in PATHS
         for which, shape in itertools.product(PASSES, [*contiguous, *((s, True) for s in MAIN)])
     ]
     return {case.name: case for case in cases}

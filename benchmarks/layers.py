@@ -47,7 +47,6 @@ LAYERS: dict[str, Any] = {
     "ECA": ECA,
     "CBAM": CBAM,
 }
-FAST = ("CA", "ICA", "SA", "ICASA")
 PASSES = ("forward", "forward+backward")
 MAIN = ((1, 32, 19, 100), (32, 32, 19, 100), (32, 64, 56, 56))
 BATCHES = tuple((n, 32, 19, 100) for n in (1, 2, 4, 8, 16, 32, 64, 128))
@@ -182,13 +181,13 @@ def alone(settings: Settings, *, compiles: bool) -> Iterator[Row]:
         for shape in chosen:
             for name in LAYERS:
                 made = variants(name, shape[1], settings, baselines=experiment == "layer")
-                if compiles and experiment == "layer" and name in FAST:
+                if compiles and experiment == "layer":
                     made |= compiled(made)
                 key = {"experiment": experiment, "layer": name}
                 yield from compare(key, made, shape, settings)
     layout = torch.channels_last
     for shape in QUICK["layer"] if settings.quick else MAIN:
-        for name in FAST:
+        for name in LAYERS:
             made = variants(name, shape[1], settings, baselines=False)
             key = {"experiment": "channels_last", "layer": name}
             yield from compare(key, made, shape, settings, layout=layout)

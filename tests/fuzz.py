@@ -20,7 +20,7 @@ from tests.kernels.test_exact import LOUDEST, put_in
 from tests.kernels.test_layers import insist, outcome
 from tests.strategies import LAYOUTS, lay_out, randomise
 
-CLASSES = {"CA": icasa.CA, "ICA": icasa.ICA, "SA": icasa.SA, "ICASA": icasa.ICASA}
+CLASSES = {name: getattr(icasa, name) for name in ("CA", "ICA", "SA", "ICASA", "SE", "ECA", "CBAM")}
 SIZES = (1, 2, 3, 5, 7, 8, 16, 17, 33, 64, 130, 257)
 ELEMENTS = 1 << 16  # of the largest map, which is past native.PARALLEL
 OPTIONS: dict[str, tuple[Any, ...]] = {  # the simplest value first
@@ -37,7 +37,12 @@ TAKEN = {
     "ICA": ("reduction", "kernel_size", "norm"),
     "SA": ("groups", "shuffle"),
     "ICASA": tuple(OPTIONS),
+    "SE": ("reduction",),
+    "ECA": ("kernel_size",),
+    "CBAM": ("reduction", "kernel_size"),
 }
+
+STATELESS = ("SA", "SE", "ECA")  # without a BatchNorm
 
 
 class Case(NamedTuple):
@@ -64,7 +69,9 @@ def draw(random_: random.Random) -> Case:
     """Any case."""
     layer = random_.choice(list(CLASSES))
     options = {name: random_.choice(OPTIONS[name]) for name in TAKEN[layer]}
-    mode = random_.choice(("eval", "train", "frozen") if layer != "SA" else ("eval", "train"))
+    mode = random_.choice(
+        ("eval", "train", "frozen") if layer not in STATELESS else ("eval", "train")
+    )
     dtype = random_.choice(list(LOUDEST))
     step = divisor(layer, options)
     channels = step * random_.choice((1, 2, 3, 5, 8))

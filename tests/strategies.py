@@ -23,6 +23,21 @@ class FusedCA(icasa.CA):
         super().__init__(channels, fused=True, **kwargs)
 
 
+class FusedSE(icasa.SE):
+    def __init__(self, channels, **kwargs):
+        super().__init__(channels, fused=True, **kwargs)
+
+
+class FusedECA(icasa.ECA):
+    def __init__(self, channels, **kwargs):
+        super().__init__(channels, fused=True, **kwargs)
+
+
+class FusedCBAM(icasa.CBAM):
+    def __init__(self, channels, **kwargs):
+        super().__init__(channels, fused=True, **kwargs)
+
+
 class FusedSA(icasa.SA):
     def __init__(self, channels, **kwargs):
         super().__init__(channels, fused=True, **kwargs)

@@ -18,9 +18,12 @@ from tests.strategies import (
     FORMATS,
     SEEDS,
     FusedCA,
+    FusedCBAM,
+    FusedECA,
     FusedICA,
     FusedICASA,
     FusedSA,
+    FusedSE,
     build,
     feature_maps,
     ndims,
@@ -28,7 +31,7 @@ from tests.strategies import (
 )
 
 ATTENTION = [getattr(icasa, name) for name in icasa.attention.__all__]
-ATTENTION += [FusedCA, FusedICA, FusedSA, FusedICASA]
+ATTENTION += [FusedCA, FusedICA, FusedSA, FusedICASA, FusedSE, FusedECA, FusedCBAM]
 LAYERS = [*ATTENTION, icasa.HSwish, icasa.DepthwiseSeparableConv]
 every_layer = pytest.mark.parametrize("cls", LAYERS, ids=lambda cls: cls.__name__)
 every_attention = pytest.mark.parametrize("cls", ATTENTION, ids=lambda cls: cls.__name__)

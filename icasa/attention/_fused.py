@@ -28,7 +28,13 @@ GLOBAL_HOOKS = [
 ]
 
 PLAIN = (Tensor, nn.Parameter)  # and no subclass
-COMPUTING = ("gates", "_squeeze", "_normalise", "beta")  # what a layer's forward computes with
+COMPUTING = (
+    "gates",
+    "_attend",
+    "_squeeze",
+    "_normalise",
+    "beta",
+)  # what a layer's forward computes with
 SA_PARAMETERS = ("channel_weight", "channel_bias", "spatial_weight", "spatial_bias")
 
 
@@ -47,6 +53,25 @@ class Operands(NamedTuple):
     shuffle: bool = False
     residual: bool = False
     norm: nn.BatchNorm1d | None = None  # the BatchNorm, if it takes the statistics of the batch
+
+    @property
+    def tensors(self) -> Sequence[Tensor]:
+        """All of them."""
+        return (*self.ica, *self.sa, *(() if self.beta is None else (self.beta,)))
+
+
+class PlaneOperands(NamedTuple):
+    """What `kernels.weigh` takes of a layer, in its order."""
+
+    net: Sequence[Tensor]
+    spatial: Sequence[Tensor] = ()
+    eps: float = 0.0
+    norm: nn.BatchNorm2d | None = None  # where it takes the statistics of the batch
+
+    @property
+    def tensors(self) -> Sequence[Tensor]:
+        """All of them."""
+        return (*self.net, *self.spatial)
 
 
 class Refusal(NamedTuple):
@@ -74,7 +99,7 @@ def run_kernel(layer: Any, x: Tensor, lengths: Tensor | None) -> Tensor | None:
     if layer.fused is False or (layer.fused is None and not _is_worthwhile(x)):
         return None
     found = _refuse_input(x, lengths) or _gather(layer)
-    if isinstance(found, Operands):
+    if not isinstance(found, Refusal):
         found = _refuse_tensors(found, x) or found
     if isinstance(found, Refusal):
         if layer.fused:
@@ -83,11 +108,13 @@ def run_kernel(layer: Any, x: Tensor, lengths: Tensor | None) -> Tensor | None:
                 f"got {found.got}; {found.hint}, or use fused=None"
             )
         return None
-    if layer.fused is None and not kernels.is_faster(x, found.ica):
+    if layer.fused is None and not _is_faster(x, found):
         return None
     operands: list[Any]
     *operands, norm = found  # not a slice, which older Dynamo does not trace
-    y, statistics = kernels.attend(x, *operands, norm is not None)
+    compute: Any = kernels.attend if isinstance(found, Operands) else kernels.weigh
+    y: Tensor
+    y, statistics = compute(x, *operands, norm is not None)
     if norm is not None and statistics is not None:
         _track(norm, *statistics)
     return y
@@ -101,6 +128,13 @@ def _is_worthwhile(x: Tensor) -> bool:
     if not torch.compiler.is_compiling() and kernels.dispatch_modes():
         return False
     return kernels.is_faster(x)
+
+
+def _is_faster(x: Tensor, found: Operands | PlaneOperands) -> bool:
+    """Whether a kernel that computes x is faster than PyTorch's operators."""
+    if isinstance(found, Operands):
+        return kernels.is_faster(x, found.ica)
+    return bool(found.spatial) or kernels.net_is_faster(x, found.net, torch.is_grad_enabled())
 
 
 def _refuse_input(x: Tensor, lengths: Tensor | None) -> Refusal | None:
@@ -123,11 +157,13 @@ def _refuse_input(x: Tensor, lengths: Tensor | None) -> Refusal | None:
     return None
 
 
-def _refuse_tensors(found: Operands, x: Tensor) -> Refusal | None:
+def _refuse_tensors(found: Operands | PlaneOperands, x: Tensor) -> Refusal | None:
     """Say which tensor is not a plain one of x's type and device; autocast takes float32 too."""
-    beta = () if found.beta is None else (found.beta,)
     dtype, device = x.dtype, x.device
-    for p in (*found.ica, *found.sa, *beta):
+    if isinstance(found, PlaneOperands) and device.type != "cpu":
+        return Refusal("x on the CPU, where alone this layer has a kernel", device, "move x")
+    beta = getattr(found, "beta", None)
+    for p in found.tensors:
         if p.dtype is dtype and type(p) in PLAIN and p.device == device:
             continue  # as nearly every one, on every call
         mixed = torch.is_autocast_enabled(device.type)
@@ -135,7 +171,7 @@ def _refuse_tensors(found: Operands, x: Tensor) -> Refusal | None:
             return Refusal("plain parameters", type(p).__name__, "convert them")
         if p.device != x.device:
             return Refusal(f"parameters on {x.device}", p.device, "move the layer or x")
-        if p.dtype != x.dtype and p is not found.beta and not (mixed and p.dtype == torch.float32):
+        if p.dtype != x.dtype and p is not beta and not (mixed and p.dtype == torch.float32):
             return Refusal(f"parameters of {x.dtype}", p.dtype, "convert the layer or x")
     return None
 
@@ -145,7 +181,7 @@ def _is_own(cls: type) -> bool:
     return cls.__module__.startswith("icasa.attention.")
 
 
-def _gather(layer: Any) -> Operands | Refusal:
+def _gather(layer: Any) -> Operands | PlaneOperands | Refusal:
     """Return the tensors of a layer, if it computes as the class of this package that it is of."""
     cls, state = type(layer), layer.__dict__
     for own in cls.__mro__:  # not by next, which older Dynamo does not trace
@@ -274,7 +310,7 @@ def _sa_operands(layer: Any) -> Operands | Refusal:
 
 def _icasa_operands(layer: Any) -> Operands | Refusal:
     """Gather those of Eq. 5: those of both branches, and beta."""
-    branches = []
+    branches: list[Any] = []
     for name in ("ica", "sa"):
         branch = layer._modules[name]
         found = _refuse_part(name, branch, name.upper()) or _gather(branch)
@@ -294,8 +330,63 @@ def _icasa_operands(layer: Any) -> Operands | Refusal:
     )
 
 
-OPERANDS: dict[str, Callable[[Any], Operands | Refusal]] = {
+def _se_operands(layer: Any) -> PlaneOperands | Refusal:
+    """Two linear maps, from all channels to any number of hidden units and back."""
+    tensors: list[Tensor] = []
+    for name in ("squeeze", "excite"):
+        linear = layer._modules[name]
+        refused = _refuse_part(name, linear, nn.Linear)
+        if refused:
+            return refused
+        tensors += [linear._parameters.get("weight"), linear._parameters.get("bias")]
+    M = layer._modules["squeeze"].out_features
+    shapes = [(M, layer.channels), (M,), (layer.channels, M), (layer.channels,)]
+    if [None if p is None else p.shape for p in tensors] != shapes:
+        return Refusal(f"squeeze and excite with parameters of shapes {shapes}", layer)
+    return PlaneOperands(tensors)
+
+
+def _cbam_operands(layer: Any) -> PlaneOperands | Refusal:
+    """Return those of SE, then a convolution of the maps over the channels and its norm."""
+    conv, norm, k = layer._modules["conv"], layer._modules["norm"], layer.kernel_size
+    refused = (
+        _refuse_part("conv", conv, nn.Conv2d)
+        or _refuse_conv(conv, (1, 2, k, k))
+        or _refuse_part("norm", norm, nn.BatchNorm2d)
+    )
+    found = refused or _se_operands(layer)
+    tensors = refused or _norm_tensors(norm, 1)
+    if isinstance(found, Refusal):
+        return found
+    if isinstance(tensors, Refusal):
+        return tensors
+    spatial = [conv._parameters["weight"], *tensors]
+    return PlaneOperands(found.net, spatial, norm.eps, norm if norm.training else None)
+
+
+def _eca_operands(layer: Any) -> PlaneOperands | Refusal:
+    """Take a convolution over the channels that keeps their number."""
+    conv, k = layer._modules["conv"], layer.kernel_size
+    refused = _refuse_part("conv", conv, nn.Conv1d) or _refuse_conv(conv, (1, 1, k))
+    return refused or PlaneOperands([conv._parameters["weight"]])
+
+
+def _refuse_conv(conv: Any, shape: tuple[int, ...]) -> Refusal | None:
+    """Say that a convolution without bias does not keep the size of its input."""
+    own, axes = conv._parameters, len(shape) - 2
+    options = conv.stride, conv.padding, conv.dilation, conv.groups, conv.padding_mode
+    kept = (1,) * axes, (shape[2] // 2,) * axes, (1,) * axes, 1, "zeros"
+    weight = own.get("weight")
+    if weight is None or weight.shape != shape or own.get("bias") is not None or options != kept:
+        return Refusal(f"a convolution of shape {shape} without bias as conv", f"{conv} as conv")
+    return None
+
+
+OPERANDS: dict[str, Callable[[Any], Operands | PlaneOperands | Refusal]] = {
     "CA": _ca_operands,
+    "SE": _se_operands,
+    "ECA": _eca_operands,
+    "CBAM": _cbam_operands,
     "ICA": _ica_operands,
     "SA": _sa_operands,
     "ICASA": _icasa_operands,

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from icasa._check import check_input, check_odd_int, check_positive_int
+from icasa.attention._fused import check_fused, run_kernel
 from icasa.optim import one_axis_parameters
 from icasa.padding import batch_norm, check_lengths, clear_padding, spatial_mean, valid_positions
 
@@ -28,6 +29,8 @@ class CBAM(nn.Module):
         channels: :math:`C`, the channels of the input.
         reduction: :math:`r`; the bottleneck is never empty.
         kernel_size: odd :math:`k` of the spatial convolution.
+        fused: None to use a kernel where it is faster, True to insist, False for PyTorch's own
+            operators; see :func:`icasa.backend`.
         device: where the parameters are made.
         dtype: type of the parameters.
 
@@ -55,11 +58,13 @@ class CBAM(nn.Module):
         *,
         reduction: int = 16,
         kernel_size: int = 7,
+        fused: bool | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         self.channels = check_positive_int("channels", channels)
+        self.fused = check_fused(fused, 2)
         self.reduction = check_positive_int("reduction", reduction)
         self.kernel_size = check_odd_int("kernel_size", kernel_size)
         width = max(1, channels // reduction)
@@ -100,6 +105,9 @@ class CBAM(nn.Module):
 
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Weigh the channels and then the positions of ``x``."""
+        check_input(self, x)
+        if (y := run_kernel(self, x, lengths)) is not None:
+            return y
         _, y, spatial = self._attend(x, lengths)
         return y * spatial
 
@@ -107,4 +115,5 @@ class CBAM(nn.Module):
 
     def extra_repr(self) -> str:
         """Show the options that matter."""
-        return f"{self.channels}, reduction={self.reduction}, kernel_size={self.kernel_size}"
+        shown = f"{self.channels}, reduction={self.reduction}, kernel_size={self.kernel_size}"
+        return shown if self.fused is None else f"{shown}, fused={self.fused}"

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from icasa._check import check_input, check_odd_int, check_positive_int
+from icasa.attention._fused import check_fused, run_kernel
 from icasa.optim import one_axis_parameters
 from icasa.padding import spatial_mean
 
@@ -30,6 +31,8 @@ class ECA(nn.Module):
     Args:
         channels: :math:`C`, the channels of the input.
         kernel_size: odd :math:`k`; None follows the formula.
+        fused: None to use a kernel where it is faster, True to insist, False for PyTorch's own
+            operators; see :func:`icasa.backend`.
         device: where the parameters are made.
         dtype: type of the parameters.
 
@@ -58,11 +61,13 @@ class ECA(nn.Module):
         channels: int,
         *,
         kernel_size: int | None = None,
+        fused: bool | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         self.channels = check_positive_int("channels", channels)
+        self.fused = check_fused(fused, 2)
         if kernel_size is None:
             kernel_size = adaptive_kernel_size(channels)
         self.kernel_size = check_odd_int("kernel_size", kernel_size)
@@ -82,6 +87,9 @@ class ECA(nn.Module):
 
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Weigh the channels of ``x``."""
+        check_input(self, x)
+        if (y := run_kernel(self, x, lengths)) is not None:
+            return y
         (gate,) = self.gates(x, lengths)
         return x * gate
 
@@ -89,4 +97,5 @@ class ECA(nn.Module):
 
     def extra_repr(self) -> str:
         """Show the options that matter."""
-        return f"{self.channels}, kernel_size={self.kernel_size}"
+        shown = f"{self.channels}, kernel_size={self.kernel_size}"
+        return shown if self.fused is None else f"{shown}, fused={self.fused}"

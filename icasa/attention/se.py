@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from icasa._check import check_input, check_ndim, check_positive_int
+from icasa.attention._fused import check_fused, run_kernel
 from icasa.optim import one_axis_parameters
 from icasa.padding import spatial_mean
 
@@ -23,6 +24,8 @@ class SE(nn.Module):
         channels: :math:`C`, the channels of the input.
         reduction: :math:`r`; the bottleneck is never empty.
         ndim: number of spatial axes, 1, 2 or 3.
+        fused: None to use a kernel where it is faster, True to insist, False for PyTorch's own
+            operators; see :func:`icasa.backend`.
         device: where the parameters are made.
         dtype: type of the parameters.
 
@@ -49,6 +52,7 @@ class SE(nn.Module):
         *,
         reduction: int = 16,
         ndim: int = 2,
+        fused: bool | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -56,6 +60,7 @@ class SE(nn.Module):
         self.channels = check_positive_int("channels", channels)
         self.reduction = check_positive_int("reduction", reduction)
         self.ndim = check_ndim(ndim)
+        self.fused = check_fused(fused, ndim)
         width = max(1, channels // reduction)
         self.squeeze = nn.Linear(channels, width, device=device, dtype=dtype)
         self.excite = nn.Linear(width, channels, device=device, dtype=dtype)
@@ -74,6 +79,9 @@ class SE(nn.Module):
 
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Weigh the channels of ``x``."""
+        check_input(self, x)
+        if (y := run_kernel(self, x, lengths)) is not None:
+            return y
         (gate,) = self.gates(x, lengths)
         return x * gate
 
@@ -81,4 +89,5 @@ class SE(nn.Module):
 
     def extra_repr(self) -> str:
         """Show the options that matter."""
-        return f"{self.channels}, reduction={self.reduction}, ndim={self.ndim}"
+        shown = f"{self.channels}, reduction={self.reduction}, ndim={self.ndim}"
+        return shown if self.fused is None else f"{shown}, fused={self.fused}"

@@ -167,7 +167,9 @@ def default_layers(ndim: int = 2) -> dict[str, Layer]:
     shuffled = {"SA": partial(SA, shuffle=False), "ICASA": partial(ICASA, shuffle=False)}
     anywhere: dict[str, Any] = {"ICA": ICA, **shuffled, "CA": CA, "SE": SE}
     made: dict[str, Layer] = {name: partial(layer, ndim=ndim) for name, layer in anywhere.items()}
-    return made | ({"ECA": ECA, "CBAM": CBAM} if ndim == 2 else {})
+    if ndim == 2:
+        made["ECA"], made["CBAM"] = ECA, CBAM
+    return made
 
 
 def macs(model: nn.Module, *args: Any) -> int:

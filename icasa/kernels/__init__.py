@@ -1,4 +1,4 @@
-"""Kernels of the layers: `attend` computes a layer from its tensors, `backend` names what runs.
+"""Kernels of the layers: `attend` or `weigh` computes one from its tensors, `backend` names how.
 
 They see tensors alone; `icasa.attention._fused` knows the layers that these come from. `ops` says
 what the operators compute and `reference` computes it in plain PyTorch. `native` (C, on the CPU)
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from icasa.kernels import autograd, native, triton
 from icasa.kernels.native import is_faster as is_faster
+from icasa.kernels.native import net_is_faster as net_is_faster
 from icasa.kernels.ops import dispatch_modes as dispatch_modes
 from icasa.kernels.ops import operators
 
@@ -55,17 +56,41 @@ def attend(
     return y if contiguous is x else autograd.match_memory_format(y, x), statistics
 
 
-def backend(device: str = "cpu") -> str:
-    """Name what computes CA, ICA, SA and ICASA on a type of device on their fast path.
+def weigh(
+    x: Tensor, net: Sequence[Tensor], spatial: Sequence[Tensor], eps: float, training: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Return x weighed plane by plane, and of CBAM by position, as `attend` returns it.
 
-    These layers have a fast path with the same values, in fewer passes over their input. ``fused``
-    chooses it:
+    Args:
+        x: the layer's input on the CPU; one that is not contiguous is copied.
+        net: parameters of the gates of planes, in the order of `ops`.
+        spatial: of CBAM, parameters and running statistics of the gates of positions.
+        eps: of the BatchNorm.
+        training: whether it takes the statistics of the batch.
+    """
+    contiguous = x if x.is_contiguous() else autograd.contiguous(x)
+    statistics = None
+    if torch.is_grad_enabled() and not is_exporting():
+        y, statistics = autograd.weigh(contiguous, net, spatial, (eps, training))
+    elif training:
+        y, _, statistics = operators(x).weigh_forward(contiguous, net, spatial, eps, training)
+    else:
+        y = operators(x).weigh(contiguous, net, spatial, eps)
+    return y if contiguous is x else autograd.match_memory_format(y, x), statistics
+
+
+def backend(device: str = "cpu") -> str:
+    """Name what computes the attention layers on their fast path, on a type of device.
+
+    They have a fast path with the same values, in fewer passes over their input. ``fused`` chooses
+    it:
 
     - ``None`` (default): use the fast CPU kernel where it is available and faster. On CUDA, and
       with a part of the layer replaced, hooked, pruned or parametrised, PyTorch's operators run.
-    - ``True``: always use its operator, on CUDA by Triton; raise a ValueError that names the reason
-      where it cannot be used, as with ``lengths``. Where the C does not serve, as for float64, the
-      operator computes in float64 by PyTorch, which is slower than ``False``.
+    - ``True``: always use its operator, on CUDA by Triton, which SE, ECA and CBAM have not; raise a
+      ValueError that names the reason where it cannot be used, as with ``lengths``. Where the C
+      does not serve, as for float64, the operator computes in float64 by PyTorch, which is slower
+      than ``False``.
     - ``False``: PyTorch's operators. It is the choice for second derivatives, which a kernel
       refuses.
 

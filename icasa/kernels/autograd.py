@@ -77,6 +77,42 @@ def attend(
     return _Attend.apply(x, counts, options, *chain(*parts, ica[10:]))  # type: ignore[no-any-return, no-untyped-call]
 
 
+class _Weigh(torch.autograd.Function):
+    """`weigh_forward`, from its tensors in one sequence, cut after each of ``counts``."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, counts: Sequence[int], options: Sequence[Any], *tensors: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        net, spatial, running = _cut(tensors, counts)
+        layer = net, [*spatial, *running]
+        y, saved, statistics = operators(x).weigh_forward(x, *layer, *options)
+        # A bias, which follows its weight, may change in place before the backward.
+        ctx.save_for_backward(x, *net[::2], *spatial[:2], *saved)
+        ctx.mark_non_differentiable(statistics)
+        ctx.counts, ctx.options = [len(net[::2]), len(spatial[:2])], options
+        ctx.running, ctx.dtypes = len(running), [p.dtype for p in (*net, *spatial)]
+        return y, statistics
+
+    @staticmethod
+    @_once
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        x, *tensors = ctx.saved_tensors
+        net, spatial, saved = _cut(tensors, ctx.counts)
+        g = _copy(grads[0], torch.contiguous_format)
+        dx, dnet, dspatial = operators(g).weigh_backward(g, x, saved, net, spatial, *ctx.options)
+        gradients = [p.to(dtype) for p, dtype in zip((*dnet, *dspatial), ctx.dtypes, strict=True)]
+        return dx, None, None, *gradients, *[None] * ctx.running
+
+
+def weigh(
+    x: Tensor, net: Sequence[Tensor], spatial: Sequence[Tensor], options: Sequence[Any]
+) -> tuple[Tensor, Tensor]:
+    """Return y and the statistics of `weigh_forward`, differentiable once."""
+    counts = [len(net), len(spatial[:3])]
+    return _Weigh.apply(x, counts, options, *net, *spatial)  # type: ignore[no-any-return, no-untyped-call]
+
+
 class _Copy(torch.autograd.Function):
     """A copy of x in a memory format, whose gradient is returned in that of x."""
 

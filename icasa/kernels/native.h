@@ -26,6 +26,7 @@
 #else
 #define VECTORISED
 #endif
+#define UNUSED __attribute__((unused)) /* in a file that includes it */
 #define INLINE static inline __attribute__((always_inline))
 #ifdef __clang__
 #define UNROLL _Pragma("unroll 8")
@@ -100,6 +101,15 @@ typedef struct {
     int32_t shuffle, residual;
 } Layer;
 
+/* The parameters of `weigh`. Of SE and CBAM two linear maps with ReLU between, from C to M and from M
+   to C, or of ECA K taps over the channels; M or K is 0. Of CBAM also the convolution of k x k, and
+   weight, bias, mean and variance of the norm, which takes the batch's own in training. */
+typedef struct {
+    float *w1, *b1, *w2, *b2, *taps, *conv, *norm[4];
+    int64_t M, K, k, training;
+    float eps;
+} Net;
+
 /* What the forward saves for the backward. Of ICA: the gates, coded (see coded_sigmoid), the means
    z about `z_shift` of their channel, and the bottleneck before the norm's weight and bias. Of each
    plane of either half of SA: its gate and mean s, or 1 / deviation and the mean in two parts.
@@ -111,7 +121,7 @@ typedef struct {
 } Saved;
 
 /* The parts of `memory`, whose size is that of empty_saved in native.py. */
-static Saved split_saved(float *memory, const Layer *layer, Shape d) {
+INLINE Saved split_saved(float *memory, const Layer *layer, Shape d) {
     Saved saved = {0};
     int64_t planes = d.N * d.C, L = d.H + d.W, half = d.groups ? d.C / (2 * d.groups) : 0;
     if (layer->params.taps) {
@@ -271,8 +281,8 @@ INLINE double gate_slope(double code) {
 }
 
 /* Decodes the gates of a row or a column to `out`, and returns it. */
-VECTORISED static const float *decode(const float *restrict code, float *restrict out,
-                                     int64_t size) {
+UNUSED VECTORISED static const float *decode(const float *restrict code, float *restrict out,
+                                            int64_t size) {
     LANES
     for (int64_t i = 0; i < size; i++)
         out[i] = gate_of(code[i]);
@@ -328,7 +338,7 @@ INLINE void multiply(const float *w, const double (*u)[TILE], double (*y)[TILE],
     }
 }
 
-VECTORISED static void add(const float *restrict x, float *restrict y, int64_t size) {
+UNUSED VECTORISED static void add(const float *restrict x, float *restrict y, int64_t size) {
     LANES
     for (int64_t i = 0; i < size; i++)
         y[i] += x[i];

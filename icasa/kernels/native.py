@@ -13,13 +13,14 @@ from torch import Tensor
 from icasa.kernels.reference import statistics_dtype
 from icasa.kernels.sizes import check_like
 
-INTERFACE = 5  # as the C has it: to be raised with every change of a function's arguments
+INTERFACE = 6  # as the C has it: to be raised with every change of a function's arguments
 PARALLEL = 1 << 15  # elements below which a second thread costs more than it saves
 WIDEST = 64  # most channels M and taps k, as native.h has it
 TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 
 # The structures of native.h: packing one takes a tenth of the time of ctypes.
 SHAPE, PARAMETERS, LAYER = Struct("5q2i"), Struct("19P"), Struct("19P3q2f2i")
+NET = Struct("10P4qf4x")
 
 
 def _load(path: Path) -> tuple[Any, str]:
@@ -36,6 +37,8 @@ def _load(path: Path) -> tuple[Any, str]:
         pointer, packed = ctypes.c_void_p, ctypes.c_char_p
         library.icasa_attend.argtypes = [*[pointer] * 4, *[packed] * 2]
         library.icasa_attend_backward.argtypes = [*[pointer] * 4, *[packed] * 3]
+        library.icasa_weigh.argtypes = [*[pointer] * 4, *[packed] * 2]
+        library.icasa_weigh_backward.argtypes = [*[pointer] * 4, *[packed] * 3]
         library.icasa_transpose.argtypes = [pointer, pointer, ctypes.c_int32, packed]
         library.icasa_transpose.restype = None
     except (OSError, AttributeError) as error:  # the latter where a function is missing
@@ -89,6 +92,16 @@ def copy(x: Tensor, memory_format: torch.memory_format) -> Tensor:
     return y
 
 
+def net_is_faster(x: Tensor, net: Sequence[Tensor], needs_grad: bool) -> bool:
+    """Whether the C weighs planes like those of x faster than PyTorch's operators, if it serves.
+
+    PyTorch multiplies the hidden units of all samples at once, in float32. This wins in a large map
+    where a plane is small beside their number.
+    """
+    units = 0 if len(net) == 1 else net[0].shape[0]
+    return x.numel() < PARALLEL or units * (1 if needs_grad else 16) <= x.shape[2] * x.shape[3]
+
+
 def empty_saved(
     x: Tensor, ica: Sequence[Tensor], sa: Sequence[Tensor], training: bool
 ) -> tuple[Tensor, Tensor]:
@@ -114,6 +127,28 @@ def empty_gradients(
         for part in (ica, sa)
     )
     return dica, dsa, x.new_empty(0 if beta is None else 1, dtype=dtype)
+
+
+def empty_gates(
+    x: Tensor, net: Sequence[Tensor], spatial: Sequence[Tensor], training: bool
+) -> tuple[Tensor, Tensor]:
+    """Return what `empty_saved` does, for ``weigh``."""
+    N, C, H, W = x.shape
+    units = 0 if len(net) == 1 else net[0].shape[0]
+    size = N * (4 * C + 2 * units + 4 * H * W + 2) + 2 if spatial else N * (2 * C + units)
+    saved = x.new_empty(size, dtype=torch.float32)
+    return saved, saved.new_empty(2, int(training))
+
+
+def empty_net(
+    x: Tensor, net: Sequence[Tensor], spatial: Sequence[Tensor]
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Return the gradients of the parameters of ``weigh``, given by the weights, to be filled."""
+    dtype = statistics_dtype(x.dtype)
+    if len(net) == 1:
+        return [torch.empty_like(net[0], dtype=dtype)], []
+    dnet = [x.new_empty(shape, dtype=dtype) for p in net for shape in (p.shape, p.shape[:1])]
+    return dnet, [torch.empty_like(p, dtype=dtype) for p in (*spatial, *spatial[1:])]
 
 
 def _in_order(
@@ -225,4 +260,70 @@ def attend_backward(
     out = PARAMETERS.pack(*_addresses(_in_order(dica, dsa, None if beta is None else dbeta)))
     maps = _addresses((g, x, dx, vector))
     _check_memory(LIBRARY.icasa_attend_backward(*maps, layer, out, _shape(x, groups)))
+    return dx, *gradients
+
+
+def _pack_net(
+    net: Sequence[Tensor | None], spatial: Sequence[Tensor | None], eps: float, training: bool
+) -> tuple[bytes, Any]:
+    """Return the parameters of ``weigh`` as the C reads them, and tensors as `_pack` does."""
+    linear, taps = ([None] * 4, net) if len(net) == 1 else (net, [None])
+    rest = [*spatial, *[None] * (5 - len(spatial))]
+    tensors = [p if p is None else p.float().contiguous() for p in (*linear, *taps, *rest)]
+    first, kernel, conv = tensors[0], tensors[4], tensors[5]
+    sizes = (
+        0 if first is None else first.shape[0],
+        0 if kernel is None else kernel.shape[2],
+        0 if conv is None else conv.shape[2],
+    )
+    return NET.pack(*_addresses(tensors), *sizes, training, eps), tensors
+
+
+def _weigh(
+    x: Tensor,
+    saved: Tensor | None,
+    statistics: Tensor | None,
+    net: Sequence[Tensor],
+    spatial: Sequence[Tensor],
+    eps: float,
+    training: bool,
+) -> Tensor:
+    x = x.contiguous()
+    y = torch.empty_like(x)
+    packed, _held = _pack_net(net, spatial, eps, training)
+    maps = _addresses((x, y, saved, statistics))
+    _check_memory(LIBRARY.icasa_weigh(*maps, packed, _shape(x, 0)))
+    return y
+
+
+def weigh(x: Tensor, *layer: Any) -> Tensor:
+    """Compute a layer in evaluation; see `ops`."""
+    return _weigh(x, None, None, *(*layer, False))
+
+
+def weigh_forward(
+    x: Tensor, net: Sequence[Tensor], spatial: Sequence[Tensor], eps: float, training: bool
+) -> tuple[Tensor, list[Tensor], Tensor]:
+    """Compute a layer, and save a vector for the backward; see `ops`."""
+    saved, statistics = empty_gates(x, net, spatial, training)
+    return _weigh(x, saved, statistics, net, spatial, eps, training), [saved], statistics
+
+
+def weigh_backward(
+    g: Tensor,
+    x: Tensor,
+    saved: Sequence[Tensor],
+    net: Sequence[Tensor],
+    spatial: Sequence[Tensor],
+    *options: Any,
+) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+    """Return the gradients of `weigh_forward`; see `ops`."""
+    vector, like = saved[0], empty_gates(x, net, spatial, False)[0]
+    check_like("saved", vector, like, like.shape)
+    g, x, vector = g.contiguous(), x.contiguous(), vector.contiguous()
+    dx, gradients = torch.empty_like(x), empty_net(x, net, spatial)
+    packed, _held = _pack_net(net if len(net) == 1 else _spaced(net), spatial, *options)
+    grads, _ = _pack_net(*gradients, *options)
+    maps = _addresses((g, x, dx, vector))
+    _check_memory(LIBRARY.icasa_weigh_backward(*maps, packed, grads, _shape(x, 0)))
     return dx, *gradients

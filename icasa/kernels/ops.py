@@ -1,9 +1,11 @@
 """The operators: their schemas, what each computes, and their outputs' shapes for tracing.
 
-One family serves ICA, CA, SA and ICASA; `reference` computes it in plain PyTorch. A map x is
-(N, C, H, W), read as if it were contiguous; a size may be 0. Channels have two halves, as SA
-divides them into G groups: c with c % (C/G) < C/2G is of the channel half, the others of the
-spatial half; both are numbered k = 0 .. C/2 - 1 in the order of c.
+One family serves ICA, CA, SA and ICASA, another SE, ECA and CBAM; `reference` computes both in
+plain PyTorch. A map x is (N, C, H, W), read as if it were contiguous; a size may be 0.
+
+In the first family channels have two halves, as SA divides them into G groups: c with
+c % (C/G) < C/2G is of the channel half, the others of the spatial half; both are numbered
+k = 0 .. C/2 - 1 in the order of c.
 
 ``attend(x, ica, sa, beta, norm_eps, group_eps, groups, shuffle, residual) -> y``
     What a layer computes in evaluation. It has no backward. Parameters are of any floating type;
@@ -27,6 +29,25 @@ spatial half; both are numbered k = 0 .. C/2 - 1 in the order of c.
     Gradients of sum(g * y). Those of the parameters, like the statistics, are float64 for a
     float64 map and float32 for others. ica and sa are the weights alone, as a bias may have changed
     since the forward; dica and dsa have after the gradient of each weight that of its bias.
+
+The second family is on the CPU alone:
+
+``weigh(x, net, spatial, eps) -> y``
+    What a layer computes in evaluation. It has no backward. ``net`` makes a gate of each plane from
+    the plane means: of SE and CBAM weight (M, C) and bias (M), weight (C, M) and bias (C) of two
+    linear maps with ReLU between, or of ECA weight (1, 1, k) of a convolution over the channels.
+    u = x sigmoid(net(mean of x)). ``spatial``, of CBAM alone: weight (1, 2, k, k) of a convolution,
+    then weight, bias, running mean and running variance (1) of the BatchNorm. With it
+    u = x sigmoid(net(mean of x) + net(max of x)) and, of u over the channels,
+    y = u sigmoid(BN(conv([max, mean]))), else y = u. Equal maxima share their gradient, as they do
+    in `torch.amax`. y has the type of x and is contiguous.
+
+``weigh_forward(x, net, spatial, eps, training) -> (y, saved, statistics)``
+    The same, with training and statistics (2, 1) as in `attend_forward`. saved is for the backward,
+    tensors that the backend chooses, of O(N (C + H W)) elements, without ``spatial`` O(N C).
+
+``weigh_backward(g, x, saved, net, spatial, eps, training) -> (dx, dnet, dspatial)``
+    Gradients of sum(g * y), as those of `attend_backward`; net and spatial are the weights alone.
 
 What the C promises, for maps of finite numbers and parameters of common size:
 
@@ -59,25 +80,39 @@ from torch import Tensor, nn
 from torch.autograd import profiler
 
 from icasa.kernels import native, reference, triton
-from icasa.kernels.sizes import check_layer, check_like
+from icasa.kernels.sizes import check_layer, check_like, check_net
 
 LAYER = (
     "Tensor[] ica, Tensor[] sa, Tensor? beta, float norm_eps, float group_eps, int groups, "
     "bool shuffle, bool residual"
 )
+NET = "Tensor[] net, Tensor[] spatial, float eps"
 SCHEMAS = {
     "attend": f"(Tensor x, {LAYER}) -> Tensor",
     "attend_forward": f"(Tensor x, {LAYER}, bool training) -> (Tensor, Tensor[], Tensor)",
     "attend_backward": f"(Tensor g, Tensor x, Tensor[] saved, {LAYER}, bool training) "
     "-> (Tensor, Tensor[], Tensor[], Tensor)",
+    "weigh": f"(Tensor x, {NET}) -> Tensor",
+    "weigh_forward": f"(Tensor x, {NET}, bool training) -> (Tensor, Tensor[], Tensor)",
+    "weigh_backward": f"(Tensor g, Tensor x, Tensor[] saved, {NET}, bool training) "
+    "-> (Tensor, Tensor[], Tensor[])",
 }
 for _name, _schema in SCHEMAS.items():
     torch.library.define(f"icasa::{_name}", _schema, tags=torch.Tag.pt2_compliant_tag)
 OPS = torch.ops.icasa
 
 
-def implement(device: str, choose: Callable[[Tensor, Sequence[Tensor]], Any]) -> SimpleNamespace:
-    """Register the operators for a type of device, and return what was registered.
+def register(device: str, *functions: Callable[..., Any]) -> dict[str, Callable[..., Any]]:
+    """Register operators for a type of device, and return them by name."""
+    for function in functions:
+        torch.library.impl(f"icasa::{function.__name__}", device)(function)
+    return {function.__name__: function for function in functions}
+
+
+def implement(
+    device: str, choose: Callable[[Tensor, Sequence[Tensor]], Any]
+) -> dict[str, Callable[..., Any]]:
+    """Register the first family for a type of device, and return it by name.
 
     ``choose`` names the backend for x and the parameters of ICA.
     """
@@ -97,18 +132,36 @@ def implement(device: str, choose: Callable[[Tensor, Sequence[Tensor]], Any]) ->
         check_like("g", g, x, x.shape)
         return choose(x, ica).attend_backward(g, x, saved, ica, sa, beta, *options)
 
-    functions = (attend, attend_forward, attend_backward)
-    for function in functions:
-        torch.library.impl(f"icasa::{function.__name__}", device)(function)
-    return SimpleNamespace(**{function.__name__: function for function in functions})
+    return register(device, attend, attend_forward, attend_backward)
 
 
-def on_cpu(x: Tensor, ica: Sequence[Tensor]) -> Any:
+def on_cpu(x: Tensor, ica: Sequence[Tensor] = ()) -> Any:
     """Return the backend of a map on the CPU: the C where it serves, else plain PyTorch."""
     return native if native.serves(x, ica) else reference
 
 
-ON_CPU = implement("CPU", on_cpu)
+def weigh(x: Tensor, net: Any, spatial: Any, eps: float) -> Any:
+    """Check and compute `weigh` on the CPU."""
+    check_net(x, net, spatial)
+    return on_cpu(x).weigh(x, net, spatial, eps)
+
+
+def weigh_forward(x: Tensor, net: Any, spatial: Any, eps: float, training: bool) -> Any:
+    """Likewise `weigh_forward`."""
+    check_net(x, net, spatial, training)
+    return on_cpu(x).weigh_forward(x, net, spatial, eps, training)
+
+
+def weigh_backward(g: Tensor, x: Tensor, saved: Any, net: Any, spatial: Any, *options: Any) -> Any:
+    """Likewise `weigh_backward`."""
+    check_net(x, net, spatial, options[1], biases=False)
+    check_like("g", g, x, x.shape)
+    return on_cpu(x).weigh_backward(g, x, saved, net, spatial, *options)
+
+
+ON_CPU = SimpleNamespace(
+    **implement("CPU", on_cpu), **register("CPU", weigh, weigh_forward, weigh_backward)
+)
 # PyTorch has no public names for these. A version without one for modes has none active; one that
 # cannot tell a batch of gradients always goes through the dispatcher.
 dispatch_modes = getattr(torch._C, "_len_torch_dispatch_stack", int)
@@ -140,7 +193,8 @@ def _refuse_batch(*args: Any) -> NoReturn:
     )
 
 
-torch.library.impl("icasa::attend_backward", ("Batched", "FuncTorchBatched"))(_refuse_batch)
+for _name in ("attend_backward", "weigh_backward"):
+    torch.library.impl(f"icasa::{_name}", ("Batched", "FuncTorchBatched"))(_refuse_batch)
 
 
 def _fake_attend(x: Tensor, *layer: Any) -> Tensor:
@@ -168,3 +222,22 @@ def _fake_backward(
 torch.library.register_fake("icasa::attend", _fake_attend)
 torch.library.register_fake("icasa::attend_forward", _fake_forward)
 torch.library.register_fake("icasa::attend_backward", _fake_backward)
+
+
+def _fake_weigh_forward(
+    x: Tensor, net: Sequence[Tensor], spatial: Sequence[Tensor], eps: float, training: bool
+) -> tuple[Tensor, list[Tensor], Tensor]:
+    vector, statistics = native.empty_gates(x, net, spatial, training)
+    saved = [vector] if native.serves(x) else reference.withhold_net(net, spatial)
+    return _fake_attend(x), saved, statistics.to(reference.statistics_dtype(x.dtype))
+
+
+def _fake_weigh_backward(
+    g: Tensor, x: Tensor, saved: Any, net: Any, spatial: Any, *options: Any
+) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+    return _fake_attend(x), *native.empty_net(x, net, spatial)
+
+
+torch.library.register_fake("icasa::weigh", _fake_attend)
+torch.library.register_fake("icasa::weigh_forward", _fake_weigh_forward)
+torch.library.register_fake("icasa::weigh_backward", _fake_weigh_backward)

@@ -205,3 +205,75 @@ def attend_backward(
     dica, dsa, dbeta = ([p.to(dtype) for p in tensors] for tensors in gradients)
     none = x.new_empty(0, dtype=dtype)
     return dx.to(x.dtype).contiguous(), dica, dsa, dbeta[0] if dbeta else none
+
+
+def weighed(
+    x: Tensor, net: Sequence[Tensor], spatial: Sequence[Tensor], eps: float, training: bool
+) -> tuple[Tensor, Tensor]:
+    """Return y of `weigh` and the statistics of the batch, in the type of x and differentiable."""
+    pooled = x.mean((2, 3))[None]  # (1, N, C), of CBAM (2, N, C)
+    if spatial:
+        pooled = torch.cat((pooled, x.amax((2, 3))[None]))
+    first, *linear = (p.to(x.dtype) for p in net)
+    if linear:
+        bias, second, second_bias = linear
+        logits = F.linear(F.relu(F.linear(pooled, first, bias)), second, second_bias).sum(0)
+    else:
+        logits = F.conv1d(pooled[0, :, None], first, padding=first.shape[2] // 2)[:, 0]
+    y = x * torch.sigmoid(logits)[:, :, None, None]
+    if not spatial:
+        return y, x.new_empty(2, 0)
+    conv, weight, bias, mean, var = (p.to(x.dtype) for p in spatial)
+    maps = torch.stack((y.amax(1), y.mean(1)), 1)
+    f = F.conv2d(maps, conv, padding=conv.shape[2] // 2)  # (N, 1, H, W)
+    statistics = torch.stack((mean, var))  # an empty batch leaves them as they are
+    if training and f.numel():
+        mean, var = f.mean().view(1), f.var(correction=0).view(1)
+        statistics = torch.stack((mean, f.var().view(1))).detach()
+    return y * torch.sigmoid((f - mean) * torch.rsqrt(var + eps) * weight + bias), statistics
+
+
+def weigh(x: Tensor, *layer: Any) -> Tensor:
+    """Compute a layer in evaluation; see `ops`."""
+    return weigh_forward(x, *(*layer, False))[0]
+
+
+def withhold_net(net: Sequence[Tensor], spatial: Sequence[Tensor]) -> list[Tensor]:
+    """Return copies of what `weigh_backward` is not given, as `withhold`."""
+    return [p.clone() for p in (*net[1::2], *spatial[2:])]
+
+
+def weigh_forward(
+    x: Tensor, net: Sequence[Tensor], spatial: Sequence[Tensor], eps: float, training: bool
+) -> tuple[Tensor, list[Tensor], Tensor]:
+    """Compute a layer; save what the backward is not given; see `ops`."""
+    with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
+        y, statistics = weighed(x.double(), net, spatial, eps, training)
+    statistics = statistics.to(statistics_dtype(x.dtype))
+    saved = withhold_net(net, spatial)
+    return y.to(x.dtype).contiguous(), saved, statistics if training else statistics[:, :0].clone()
+
+
+def weigh_backward(
+    g: Tensor,
+    x: Tensor,
+    saved: Sequence[Tensor],
+    net: Sequence[Tensor],
+    spatial: Sequence[Tensor],
+    eps: float,
+    training: bool,
+) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+    """Return the gradients of `weigh_forward`, which is computed again; see `ops`."""
+
+    def forward(x: Tensor, net: Any, spatial: Any) -> Tensor:
+        return weighed(x, net, [*spatial, *running], eps, training)[0]
+
+    if len(net) == 2:
+        net = [p for pair in zip(net, saved, strict=False) for p in pair]
+    spatial, running = [*spatial, *saved[2:3]], saved[3:]
+    inputs: list[Any] = [x.double(), *([p.double() for p in part] for part in (net, spatial))]
+    with differentiable(), torch.autocast(x.device.type, enabled=False):
+        dx, *gradients = torch.func.vjp(forward, *inputs)[1](g.double())
+    dtype = statistics_dtype(x.dtype)
+    dnet, dspatial = ([p.to(dtype) for p in part] for part in gradients)
+    return dx.to(x.dtype).contiguous(), dnet, dspatial

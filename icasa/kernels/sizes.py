@@ -10,6 +10,8 @@ Shapes = list[tuple[int, ...]]
 NAMES = {
     "ica": ("depthwise", "pointwise", "map to H", "map to W", "norm", "norm statistics"),
     "sa": ("channel gate", "spatial gate", "GroupNorm"),
+    "net": ("first map", "second map"),
+    "spatial": ("convolution", *["norm"] * 4),
 }
 
 
@@ -79,6 +81,46 @@ def check_layer(
         refuse("beta of one element", f"shape {tuple(beta.shape)}", "use fused=False")
     if training and ica and not norm:
         refuse("training=True with a norm alone", "none", "give training=False")
+
+
+def check_net(
+    x: Tensor,
+    net: Sequence[Tensor],
+    spatial: Sequence[Tensor],
+    training: bool = False,
+    biases: bool = True,
+) -> None:
+    """Check the parameters of ``weigh`` against x, or without `biases` the weights alone.
+
+    Raises:
+        ValueError: where a size does not fit, or a norm in training has one value.
+    """
+    if x.ndim != 4:
+        refuse("x of shape (N, C, H, W)", tuple(x.shape), "give it 4 axes")
+    shapes: Shapes = [p.shape for p in net]
+    if len(net) == 1 and not spatial:
+        if len(shapes[0]) != 3 or shapes[0][:2] != (1, 1) or shapes[0][2] % 2 == 0:
+            refuse("taps of shape (1, 1, k) with an odd k", tuple(shapes[0]), "see ECA")
+    else:
+        C, M = x.shape[1], shapes[0][0] if net and net[0].ndim else 0
+        weights: Shapes = [(M, C), (C, M)]
+        if biases:
+            weights = [shape for w in weights for shape in (w, w[:1])]
+        _check_shapes("net", shapes, weights, biases)
+        if M == 0:
+            refuse("a net with hidden units", "none", "see SE")
+    if spatial:
+        k = spatial[0].shape[-1] if spatial[0].ndim else 0
+        expected: Shapes = [(1, 2, k, k), *[(1,)] * (4 if biases else 1)]
+        _check_shapes("spatial", [p.shape for p in spatial], expected, False)
+        if k % 2 == 0:
+            refuse("a convolution of odd size", k, "see CBAM")
+        if training and x.shape[0] * x.shape[2] * x.shape[3] == 1:
+            refuse("more than 1 value per channel in training", tuple(x.shape), "call layer.eval()")
+    elif training:
+        refuse("training=True with a norm alone", "none", "give training=False")
+    if wrong := [str(p.dtype) for p in (*net, *spatial) if not p.dtype.is_floating_point]:
+        refuse("floating parameters", wrong, "convert the layer")
 
 
 def check_like(name: str, got: Tensor, like: Tensor, shape: Sequence[int]) -> None:

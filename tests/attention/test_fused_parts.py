@@ -5,9 +5,11 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.utils import prune
 
 import icasa
+from icasa.attention._fused import PlaneOperands, _refuse_tensors
 from tests.kernels.test_attend import X, make, operators
 from tests.kernels.test_layers import insist
 from tests.strategies import randomise, seeded
@@ -48,6 +50,73 @@ MODIFICATIONS = {  # of ICA: what fused=True says of it
         ica, "_squeeze", lambda z, valid: z[:, :8]
     ),
 }
+
+
+PLANE_MODIFICATIONS = {  # of SE and ECA
+    "expected squeeze without hooks": (icasa.SE, lambda se: hook(se.squeeze)),
+    r"expected Linear as excite, got Identity\(\) as excite; put": (
+        icasa.SE,
+        lambda se: setattr(se, "excite", nn.Identity()),
+    ),
+    "expected squeeze and excite with parameters of shapes": (
+        icasa.SE,
+        lambda se: setattr(se.excite, "bias", None),
+    ),
+    "expected Linear as squeeze, got Parametrized": (
+        icasa.SE,
+        lambda se: nn.utils.parametrizations.weight_norm(se.squeeze),
+    ),
+    "expected the gates of SE, got another on SE": (
+        icasa.SE,
+        lambda se: setattr(se, "gates", lambda x, lengths=None: (torch.full_like(x, 0.5),)),
+    ),
+    "expected conv without hooks": (icasa.ECA, lambda eca: hook(eca.conv)),
+    "expected norm without hooks": (icasa.CBAM, lambda cbam: hook(cbam.norm)),
+    r"expected BatchNorm2d as norm, got GroupNorm\(": (
+        icasa.CBAM,
+        lambda cbam: setattr(cbam, "norm", nn.GroupNorm(1, 1)),
+    ),
+    r"expected a convolution of shape \(1, 2, 7, 7\) without bias as conv, got Conv2d": (
+        icasa.CBAM,
+        lambda cbam: setattr(cbam, "conv", nn.Conv2d(2, 1, 3, padding=1, bias=False)),
+    ),
+    "expected the _attend of CBAM, got another on CBAM": (
+        icasa.CBAM,
+        lambda cbam: setattr(cbam, "_attend", lambda x, lengths: (x, x, torch.ones_like(x))),
+    ),
+    r"expected a convolution of shape \(1, 1, 3\) without bias as conv, got Conv1d": (
+        icasa.ECA,
+        lambda eca: setattr(eca, "conv", nn.Conv1d(1, 1, 3, padding=1)),
+    ),
+    "got Conv1d.* padding_mode=circular.* as conv": (
+        icasa.ECA,
+        lambda eca: setattr(eca.conv, "padding_mode", "circular"),
+    ),
+    "got Conv1d.*kernel_size=.5,.* as conv": (
+        icasa.ECA,
+        lambda eca: setattr(eca, "conv", nn.Conv1d(1, 1, 5, padding=2, bias=False)),
+    ),
+}
+
+
+@pytest.mark.parametrize("needs_grad", [False, True], ids=["eval", "train"])
+@pytest.mark.parametrize("message", PLANE_MODIFICATIONS)
+def test_a_modified_layer_of_plane_gates_is_left_to_pytorch(message, needs_grad):
+    cls, modify = PLANE_MODIFICATIONS[message]
+    layer = make(cls)
+    modify(layer)
+    with torch.set_grad_enabled(needs_grad):
+        agrees_with_eager(layer)
+        with pytest.raises(ValueError, match=f"{cls.__name__} with fused=True .*{message}"):
+            layer(X)
+
+
+def test_cuda_has_no_kernel_of_plane_gates():
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        x = torch.empty(2, 8, 3, 5, device="cuda")
+        net = [torch.empty(1, 1, 3, device="cuda")]
+    refused = _refuse_tensors(PlaneOperands(net), x)
+    assert refused.expected == "x on the CPU, where alone this layer has a kernel"
 
 
 def agrees_with_eager(layer, x=X):
@@ -183,7 +252,13 @@ def test_hooks_on_all_modules_are_run():
 
 @pytest.mark.parametrize(
     ("cls", "name"),
-    [(icasa.SA, "channel_weight"), (icasa.SA, "norm.weight"), (icasa.ICA, "norm.weight")],
+    [
+        (icasa.SA, "channel_weight"),
+        (icasa.SA, "norm.weight"),
+        (icasa.ICA, "norm.weight"),
+        (icasa.SE, "excite.weight"),
+        (icasa.ECA, "conv.weight"),
+    ],
 )
 def test_a_pruned_parameter_is_that_of_its_module(cls, name, backend):
     layer = make(cls, fused=None)
@@ -198,7 +273,7 @@ def test_a_pruned_parameter_is_that_of_its_module(cls, name, backend):
     layer.fused = False
     torch.testing.assert_close(y, layer(X))
     layer.fused = True
-    with pytest.raises(ValueError, match=r"channel_weight .* got none|norm without hooks"):
+    with pytest.raises(ValueError, match=r"channel_weight .* got none|expected \w+ without hooks"):
         layer(X)
 
 

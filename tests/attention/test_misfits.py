@@ -122,9 +122,9 @@ REGISTER = {
 
 @pytest.mark.parametrize("lengths", [None, torch.tensor([2, 6])], ids=["whole", "padded"])
 @pytest.mark.parametrize("kind", REGISTER)
-@pytest.mark.parametrize("cls", [icasa.ICA, icasa.SA, icasa.ICASA])
-def test_hooks_on_all_modules_see_every_module(cls, kind, lengths):
-    layer, seen = cls(8), []
+@pytest.mark.parametrize("name", icasa.attention.__all__)
+def test_hooks_on_all_modules_see_every_module(name, kind, lengths):
+    layer, seen = getattr(icasa, name)(8), []
     handle = REGISTER[kind](lambda module, *_: seen.append(module))
     try:
         layer(X.clone().requires_grad_(), lengths).sum().backward()

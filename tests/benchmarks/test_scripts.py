@@ -49,7 +49,7 @@ def test_layers(tmp_path):
     rows, pictures = run(layers, tmp_path, "--no-compile")
     assert pictures == {"layers.png", "layers-sweep.png", "layers-inside.png"}
     seen = {(r["layer"], r["variant"], r["pass"]) for r in rows if r["experiment"] == "layer"}
-    fast = {(n, v) for n in ("CA", "ICA", "SA", "ICASA") for v in ("fused", "default")} | {
+    fast = {(n, v) for n in layers.LAYERS for v in ("fused", "default")} | {
         (n, "official style") for n in OFFICIAL
     }
     expected = fast | {(n, v) for n in layers.LAYERS for v in ("eager", "floor")}

@@ -10,7 +10,9 @@ import icasa
 from tests.kernels.test_layers import insist
 from tests.strategies import randomise, seeded
 
-CLASSES = (icasa.CA, icasa.ICA, icasa.SA, icasa.ICASA)
+CLASSES = (icasa.CA, icasa.ICA, icasa.SA, icasa.ICASA, icasa.SE, icasa.ECA, icasa.CBAM)
+WEIGHED = (icasa.SE, icasa.ECA, icasa.CBAM)  # the others are computed by `attend`
+STATELESS = (icasa.SA, icasa.SE, icasa.ECA)  # the others have a BatchNorm
 every_class = pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)
 X = torch.randn(2, 8, 3, 5, generator=seeded(0))
 CASES = [  # channels, shape, options
@@ -33,9 +35,15 @@ def operators(layer, x=X):
     return [name.removeprefix("icasa::") for name in own]
 
 
+def own(layer):
+    """The operators that compute a layer in evaluation and with gradients."""
+    name = "weigh" if isinstance(layer, WEIGHED) else "attend"
+    return [name], [f"{name}_forward"]
+
+
 def takes_it(layer, x=X):
     """Whether a forward is the operator of evaluation."""
-    return operators(layer, x) == ["attend"]
+    return operators(layer, x) == own(layer)[0]
 
 
 def make(cls, channels=8, fused=True, dtype=torch.float32, **options):
@@ -62,12 +70,13 @@ def test_computes_what_the_modules_do(cls, channels, shape, options, dtype, back
 
 @every_class
 def test_is_one_operator_also_with_gradients(cls, backend):
-    layer, needs_grad = make(cls), ["attend_forward"]
+    layer = make(cls)
+    evaluation, needs_grad = own(layer)
     assert operators(layer) == operators(layer.train()) == needs_grad
     with torch.no_grad():
         assert takes_it(layer.eval())
-        # SA has no state, while ICA's norm takes the statistics of the batch.
-        assert operators(layer.train()) == (["attend"] if cls is icasa.SA else needs_grad)
+        # A BatchNorm takes the statistics of the batch.
+        assert operators(layer.train()) == (evaluation if cls in STATELESS else needs_grad)
         assert operators(make(cls, fused=False)) == []
         assert takes_it(make(cls, fused=None)) == (backend == "c")
     with torch.inference_mode():
@@ -81,8 +90,7 @@ def test_takes_float32_parameters_as_they_are_under_autocast(cls, needs_grad, dt
     layer, x = make(cls).train(needs_grad), X.to(dtype)
     exact = copy.deepcopy(layer).double()(x.double())
     with torch.set_grad_enabled(needs_grad), torch.autocast("cpu", torch.bfloat16):
-        one = ["attend_forward"] if needs_grad else ["attend"]
-        assert operators(copy.deepcopy(layer), x) == one
+        assert operators(copy.deepcopy(layer), x) == own(layer)[needs_grad]
         y = layer(x)
     assert y.dtype == dtype
     slack = 1e-6 if dtype == torch.float32 else 1e-2
@@ -114,4 +122,4 @@ def test_compiles_into_one_graph_in_evaluation(cls):
     with torch.no_grad():
         compiled = torch.compile(layer, fullgraph=True, backend=note)
         torch.testing.assert_close(compiled(X), layer(X))
-    assert ["icasa.attend" in code for code in graphs] == [True]
+    assert [f"icasa.{own(layer)[0][0]}" in code for code in graphs] == [True]

@@ -12,8 +12,10 @@ SCRIPT = """
 import resource, torch, icasa
 
 torch.set_num_threads(1)
-layers = [icasa.ICASA(16, dtype=dtype) for dtype in (torch.float32, torch.bfloat16)]
-maps = [torch.randn(n, 16, 20, w, requires_grad=True) for n, w in ((2, 33), (5, 50))]
+classes = (icasa.ICASA, icasa.SE, icasa.ECA, icasa.CBAM)
+types = (torch.float32, torch.bfloat16)
+layers = [cls(16, fused=True, dtype=dtype) for cls in classes for dtype in types]
+maps = [torch.randn(n, 16, 20, w, requires_grad=True) for n, w in ((2, 33), (5, 50))] * 4
 
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # MiB
@@ -25,9 +27,10 @@ for step in range(1100):
         layer.train(step % 2 == 0)
         x.grad = None
         layer.zero_grad()
-        layer(x.to(layer.beta.dtype)).float().square().mean().backward()
+        low = x.to(next(layer.parameters()).dtype)
+        layer(low).float().square().mean().backward()
         with torch.no_grad():
-            layer.eval()(x.to(layer.beta.dtype))
+            layer.eval()(low)
 print(peak() - start)
 """
 

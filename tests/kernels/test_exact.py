@@ -7,11 +7,12 @@ from hypothesis import strategies as st
 
 import icasa
 from icasa.kernels import native
+from icasa.padding import BATCH_NORMS
 from tests.kernels import law
 from tests.kernels.test_layers import OPTIONS, insist, outcome
 from tests.strategies import SEEDS, randomise, seeded
 
-CLASSES = (icasa.CA, icasa.ICA, icasa.SA, icasa.ICASA)
+CLASSES = (icasa.CA, icasa.ICA, icasa.SA, icasa.ICASA, icasa.SE, icasa.ECA, icasa.CBAM)
 every_class = pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)
 each_mode = pytest.mark.parametrize("mode", ["eval", "train", "frozen"])
 LOUDEST = {torch.float32: 9.0, torch.bfloat16: 9.0, torch.float16: 3.5}  # powers of ten
@@ -25,7 +26,7 @@ def put_in(layer, mode):
     """The layer in a mode; "frozen" is training with its BatchNorm in evaluation."""
     layer.train(mode != "eval")
     for module in layer.modules():
-        if isinstance(module, torch.nn.BatchNorm1d) and mode == "frozen":
+        if isinstance(module, BATCH_NORMS) and mode == "frozen":
             module.eval()
     return layer
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 import icasa
 from tests.strategies import LAYOUTS, SEEDS, lay_out, randomise, seeded
 
-CLASSES = (icasa.CA, icasa.ICA, icasa.SA, icasa.ICASA)
+CLASSES = (icasa.CA, icasa.ICA, icasa.SA, icasa.ICASA, icasa.SE, icasa.ECA, icasa.CBAM)
 OPTIONS = {
     "CA": {"reduction": (32, 1)},
     "ICA": {"norm": (True, False), "kernel_size": (1, 3)},
@@ -23,6 +23,9 @@ OPTIONS = {
         "bounded": (True, False),
         "residual": (True, False),
     },
+    "SE": {"reduction": (16, 4, 1)},
+    "ECA": {"kernel_size": (None, 1, 5)},
+    "CBAM": {"reduction": (16, 4), "kernel_size": (1, 3, 7)},
 }
 every_class = pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)
 

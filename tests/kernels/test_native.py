@@ -9,7 +9,7 @@ import torch
 
 import icasa
 from icasa.kernels import native
-from tests.kernels.test_attend import CASES, every_class, make
+from tests.kernels.test_attend import CASES, WEIGHED, every_class, make
 from tests.strategies import seeded
 
 pytestmark = pytest.mark.usefixtures("c_library")
@@ -21,14 +21,16 @@ pytestmark = pytest.mark.usefixtures("c_library")
 def test_what_is_saved_fills_its_memory_and_no_more(
     cls, channels, shape, options, training, monkeypatch
 ):
-    x, spaces, right = torch.randn(shape[0], channels, *shape[1:]), [], native.empty_saved
+    x, spaces = torch.randn(shape[0], channels, *shape[1:]), []
+    name = "empty_gates" if cls in WEIGHED else "empty_saved"
+    right = getattr(native, name)
 
     def poisoned(*layer):
         saved, statistics = right(*layer)
         spaces.append((saved.new_full((len(saved) + 99,), float("nan")), len(saved)))
         return spaces[0][0], statistics
 
-    monkeypatch.setattr(native, "empty_saved", poisoned)
+    monkeypatch.setattr(native, name, poisoned)
     make(cls, channels, **options).train(training)(x)
     ((space, size),) = spaces
     assert not space[:size].isnan().any()

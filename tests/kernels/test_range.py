@@ -1,11 +1,11 @@
 """Large numbers, infinity and NaN do what ``ops`` promises; so does a bias that changes."""
 
 import copy
+import inspect
 
 import pytest
 import torch
 
-import icasa
 from icasa.kernels import native
 from tests.kernels.test_exact import CLASSES, every_class, put_in
 from tests.kernels.test_layers import insist, outcome
@@ -26,12 +26,18 @@ if native.LIBRARY is None:
     pytest.skip("the C kernels were not compiled at installation", allow_module_level=True)
 
 
+def make(cls):
+    """A layer for 8 channels, in two groups if it has any."""
+    grouped = "groups" in inspect.signature(cls).parameters
+    return cls(8, **({"groups": 2} if grouped else {}))
+
+
 def cases(cls, mode, place, value):
     """A fresh and a randomised layer with a map that has `value` in one place."""
     for seed in range(2):
         x, g = (torch.randn(2, 8, 5, 7, generator=seeded(seed + k)) for k in (0, 9))
         x[place] = value * (1 + x[place] / 8)
-        layer = cls(8) if cls in (icasa.CA, icasa.ICA) else cls(8, groups=2)
+        layer = make(cls)
         yield put_in(randomise(layer, seed) if seed else layer, mode), x, g
 
 
@@ -72,7 +78,7 @@ def test_a_sample_that_is_not_finite_changes_no_bit_of_the_others_in_evaluation(
 @pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)
 @pytest.mark.parametrize("training", [True, False])
 def test_a_bias_may_change_between_forward_and_backward_as_in_plain_torch(cls, training):
-    layer = randomise(cls(8) if cls in (icasa.CA, icasa.ICA) else cls(8, groups=2)).train(training)
+    layer = randomise(make(cls)).train(training)
     x = torch.randn(2, 8, 5, 7, generator=seeded(0))
     gradients = []
     for fused, changed in ((True, False), (True, True), (False, True)):
@@ -93,7 +99,7 @@ def test_a_bias_may_change_between_forward_and_backward_as_in_plain_torch(cls, t
 
 @every_class
 def test_a_weight_that_changes_between_forward_and_backward_is_refused(cls):
-    layer = cls(8) if cls in (icasa.CA, icasa.ICA) else cls(8, groups=2)
+    layer = make(cls)
     y = layer(torch.randn(2, 8, 5, 7, requires_grad=True))
     with torch.no_grad():
         for p in layer.parameters():
