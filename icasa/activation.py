@@ -25,6 +25,9 @@ class HSwish(nn.Module):
     tensor([-0.0000, 0.0000, 0.6667, 4.0000])
     """
 
+    def __init__(self) -> None:
+        super().__init__()
+
     def forward(self, x: Tensor) -> Tensor:
         """Apply the activation element by element; ``x`` is not mutated."""
         return F.hardswish(x)

@@ -7,6 +7,7 @@ digits, none for counts. Headings and variants are in words, an empty column is 
 import csv
 import math
 import re
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -17,22 +18,10 @@ from sphinx.util.docutils import SphinxDirective
 
 from extensions.departures import ROOT
 
+sys.path.insert(0, str(ROOT))
+from examples.ser.grid.names import leak, name
+
 Row = Mapping[str, str]
-PARTS = {
-    "none": "no attention", "sa": "SA", "ica": "ICA", "icasa": "ICASA", "se": "SE", "eca": "ECA",
-    "cbam": "CBAM", "ca": "CA", "aam": "AAM", "aam-random": "AAM, random partners",
-    "aam-unweighted": "AAM, equal weights", "aam-across-speakers": "AAM across speakers",
-    "mixup": "MixUp", "spec-augment": "SpecAugment", "crop": "RandomCrop",
-    "icasa-aligned": "ICASA without shuffle", "sa-aligned": "SA without shuffle",
-    "none-stride0.4": "no attention, segments every 0.4 s",
-    "svm, mfcc by train": "SVM, MFCC",
-    "svm, mfcc by train, every 0.4 s": "SVM, MFCC, segments every 0.4 s",
-    "svm, mfcc by speaker": "SVM, MFCC standardised by speaker",
-    "svm, prosody by train": "SVM, prosodic features",
-    "svm, prosody by speaker": "SVM, prosodic features standardised by speaker",
-    "leaky-epoch": "epoch picked on the test fold", "leaky-utterance": "random utterances",
-    "leaky-segment": "random overlapping segments",
-}  # fmt: skip
 NAMED = ("variant", "ours", "against", "model", "space", "attention")  # columns of variants
 
 
@@ -48,19 +37,6 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(
         f"| {' | '.join(str(cell).replace('|', '&#124;') for cell in line)} |" for line in lines
     )
-
-
-def name(variant: str) -> str:
-    """Return a variant, model or leak of the rows in words: "none+aam, 10 epochs" is AAM's."""
-    found = re.match(r"(.+?)(, \d+ epochs)?$", variant)
-    if not found:
-        return variant
-    head, tail = found[1], found[2] or ""
-    if head in PARTS:
-        return PARTS[head] + tail
-    parts = [part.strip() for part in head.split("+")]
-    shown = [PARTS.get(part, part) for part in parts if part != "none" or len(parts) == 1]
-    return " + ".join(shown) + tail
 
 
 def digits(values: Sequence[str]) -> list[str]:
@@ -101,7 +77,10 @@ def pivot(rows: Sequence[Row], down: str, across: Sequence[str], value: str) -> 
              for head in heads]  # fmt: skip
     filled = [n for n, column in enumerate(columns) if any(column)]
     head = [down, *(title[n] for n in filled)]
-    return [head, *([line, *(columns[n][i] for n in filled)] for i, line in enumerate(lines))]
+    return [
+        head,
+        *([words(down, line), *(columns[n][i] for n in filled)] for i, line in enumerate(lines)),
+    ]
 
 
 def words(column: str, value: str) -> str:
@@ -109,7 +88,7 @@ def words(column: str, value: str) -> str:
     if column in NAMED:
         return name(value)
     if column == "leak":
-        return " + ".join(PARTS.get(part, part) for part in value.split(" + "))
+        return leak(value)
     return f"{value} epochs" if column == "epochs" else value
 
 

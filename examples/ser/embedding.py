@@ -26,6 +26,7 @@ from examples.ser.data.feature_cache import Frames
 from examples.ser.data.load import cut, read
 from examples.ser.data.segments import Segments
 from examples.ser.grid.cells import GRID, OURS, RESULTS, Cell, corpus_in_names, read_cells
+from examples.ser.grid.names import name as in_words
 from examples.ser.run.figures import draw_embeddings
 from examples.ser.run.flags import add_corpus
 from examples.ser.run.record import check_data, load_trained
@@ -123,6 +124,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     write_csv(args.out / "figure7.csv", rows)
     tsne = TSNE(perplexity=min(30, (len(clips) - 1) / 3), random_state=args.seed)  # 30 from 91 on
     panels = {name: tsne.fit_transform(space) for name, space in points.items()}
+    panels = {"the input": panels.pop("input")} | {in_words(n): p for n, p in panels.items()}
     draw_embeddings(panels, labels, args.out / "figure7.png")
 
 

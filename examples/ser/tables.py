@@ -16,6 +16,7 @@ from examples.errors import user_errors
 from examples.provenance import Row, read_csv, write_csv
 from examples.ser.grid.calibration import calibrated, calibration, draw_calibration
 from examples.ser.grid.cells import ATTENTIONS, GRID, OURS, RESULTS, TABLES
+from examples.ser.grid.names import name as in_words
 from examples.ser.grid.paper import literature, read_paper, with_paper
 from examples.ser.grid.predictions import join_runs
 from examples.ser.grid.runs import Grid, Runs, on_common_seeds, read_grid
@@ -281,7 +282,7 @@ def draw(grid: Grid) -> None:
     """Figures 5, 6, 8 and 9, and the protocol picture."""
     for runs in complete_runs(grid):
         name = f"{runs.cell.corpus}-{runs.cell.variant}-{runs.cell.budget}"
-        title = f"{name}, {len(runs.records)} runs"
+        title = f"{in_words(runs.cell.variant)}, {runs.cell.epochs} epochs"
         posterior, y = runs.pooled()
         counts = confusion(posterior, y, runs.labels)
         figures.draw_confusion(counts, runs.labels, title, RESULTS / f"figure8-{name}.png")
@@ -290,11 +291,11 @@ def draw(grid: Grid) -> None:
             histories = [record["history"] for record in runs.records]
             figures.draw_betas(histories, title, RESULTS / f"figure5-{name}.png")
     boxes = {
-        run_name(runs, grid): [row["WA"] for row in runs.by_fold()]
+        in_words(run_name(runs, grid)): [row["WA"] for row in runs.by_fold()]
         for key, runs in grid.items() if key[1] == "speaker" and runs.complete
     }  # fmt: skip
     if boxes:
-        figures.draw_boxes(boxes, "each run of the grid", RESULTS / "figure6.png")
+        figures.draw_boxes(boxes, "accuracy of each fold", RESULTS / "figure6.png")
     if (RESULTS / "table05.csv").exists():
         figures.draw_similarity(read_csv(RESULTS / "table05.csv"), RESULTS / "table05.png")
     # By corpus, the classes of a complete run that is scored by clips.

@@ -99,16 +99,32 @@ def draw_calibration(
     rows = reliability(posterior, y, bins)
     edges = [row["low"] for row in rows] + [1.0]
     right = posterior.argmax(1) == y
-    figure, (left, histogram) = plt.subplots(1, 2, figsize=(9, 3.8), layout="constrained")
-    left.bar(edges[:-1], [row["accuracy"] for row in rows], 1 / bins, align="edge", edgecolor="w")
-    left.plot((0, 1), (0, 1), color="grey", linewidth=0.8, linestyle=":", label="calibrated")
+    figure, (left, histogram) = plt.subplots(1, 2, figsize=(8, 3.8), layout="constrained")
+    left.bar(
+        edges[:-1],
+        [row["accuracy"] for row in rows],
+        1 / bins,
+        align="edge",
+        edgecolor="w",
+        color="#56B4E9",
+    )
+    left.plot(
+        (0, 1), (0, 1), color="grey", linewidth=0.8, linestyle=":", label="perfectly calibrated"
+    )
     held = [row for row in rows if row["count"]]
-    left.plot([r["confidence"] for r in held], [r["accuracy"] for r in held], "k.", label="mean")
+    left.plot(
+        [r["confidence"] for r in held],
+        [r["accuracy"] for r in held],
+        "k.",
+        label="mean",
+    )
     left.set(xlim=(0, 1), ylim=(0, 1), xlabel="confidence", ylabel="accuracy")
     left.legend()
     sides = [posterior.max(1)[right], posterior.max(1)[~right]]
-    histogram.hist(sides, edges, label=["right", "wrong"], color=["tab:green", "tab:red"])
-    histogram.set(xlim=(0, 1), xlabel="confidence", ylabel="utterances")
+    histogram.hist(
+        sides, edges, label=["right answers", "wrong answers"], color=["#0072B2", "#D55E00"]
+    )
+    histogram.set(xlim=(0, 1), xlabel="confidence", ylabel="clips")
     histogram.legend()
     found = calibration(posterior, y, bins)
     figure.suptitle(f"{title}\nECE {found['ECE']:.3f}, MCE {found['MCE']:.3f}")

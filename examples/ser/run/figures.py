@@ -14,7 +14,12 @@ from matplotlib import font_manager
 from sklearn.metrics import ConfusionMatrixDisplay
 
 from examples.ser.data.corpora import Corpus
+from examples.ser.grid.names import leak, name
 
+# Okabe and Ito 2008, for readers of every colour vision; the yellow is too pale on white.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9", "#000000", "#999999")
+MARKERS = "osD^v<>p"
+mpl.rcParams["axes.prop_cycle"] = mpl.cycler(color=COLOURS)
 MOST_NAMES = 30  # columns with names and counts
 History = Sequence[dict[str, Any]]
 
@@ -82,8 +87,8 @@ def draw_corpus(corpus: Corpus, seconds: Mapping[str, float], path: Path) -> Non
     }
     for axes, (what, (names, mine)) in zip(row, columns.items(), strict=False):
         counts = np.zeros((len(labels), len(names)), int)
-        for u, name in zip(clips, mine, strict=True):
-            counts[labels.index(u.label), names.index(name)] += 1
+        for u, own in zip(clips, mine, strict=True):
+            counts[labels.index(u.label), names.index(own)] += 1
         axes.imshow(counts, cmap="Blues", aspect="auto", vmin=0)
         axes.set(title=f"clips by class and {what}", xlabel=what)
         axes.set_yticks(range(len(labels)), labels)
@@ -146,39 +151,37 @@ def draw_betas(histories: Sequence[History], title: str, path: Path) -> None:
 
 def draw_boxes(groups: dict[str, Sequence[float]], title: str, path: Path) -> None:
     """Draw the runs' weighted accuracy: quartiles, median (line) and mean (triangle) by variant."""
-    figure, axes = plt.subplots(figsize=(1.6 + 0.9 * len(groups), 3.8), layout="constrained")
-    axes.boxplot(list(groups.values()), showmeans=True)
+    figure, axes = plt.subplots(figsize=(8, 1.2 + 0.42 * len(groups)), layout="constrained")
+    mean = {"markerfacecolor": COLOURS[2], "markeredgecolor": COLOURS[2]}
+    look = {"medianprops": {"color": COLOURS[1]}, "meanprops": mean}
+    axes.boxplot(list(groups.values()), showmeans=True, orientation="horizontal", **look)
     for place, values in enumerate(groups.values(), 1):
-        axes.plot([place] * len(values), values, "k.", alpha=0.4)
-    axes.set_xticks(range(1, len(groups) + 1), list(groups), rotation=30, ha="right")
-    axes.set(title=title, ylabel="WA (%)")
+        axes.plot(values, [place] * len(values), "k.", alpha=0.4)
+    axes.set_yticks(range(1, len(groups) + 1), list(groups))
+    axes.invert_yaxis()
+    axes.set(title=title, xlabel="WA (%)")
     _save(figure, path)
 
 
 def draw_protocols(rows: Sequence[dict[str, Any]], chance: float, path: Path) -> None:
-    """Draw weighted accuracy by what leaks from training into test, a bar per model."""
+    """Draw weighted accuracy by model, a mark for each thing that leaks from training into test."""
     models = list(dict.fromkeys(row["model"] for row in rows))
     leaks = list(dict.fromkeys(row["leak"] for row in rows))
-    order = sorted(rows, key=lambda row: (leaks.index(row["leak"]), models.index(row["model"])))
-    places = [n + leaks.index(row["leak"]) for n, row in enumerate(order)]  # a gap between leaks
-    figure, axes = plt.subplots(figsize=(9, 1.6 + 0.22 * places[-1]), layout="constrained")
-    for n, model in enumerate(models):
-        some = [(at, row) for at, row in zip(places, order, strict=True) if row["model"] == model]
-        at, found = zip(*some, strict=True)
-        values, spread = ([float(row[key]) for row in found] for key in ("WA", "WA SD"))
-        bars = axes.barh(at, values, 0.9, xerr=spread, label=model, color=f"C{n}")
-        ground = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}  # over the paper's lines
-        axes.bar_label(bars, fmt="%.1f", padding=3, fontsize=8, bbox=ground)
+    figure, axes = plt.subplots(figsize=(9, 2 + 0.42 * len(models)), layout="constrained")
+    for n, what in enumerate(leaks):
+        some = [row for row in rows if row["leak"] == what]
+        at = [models.index(row["model"]) + 0.1 * (n - (len(leaks) - 1) / 2) for row in some]
+        values, spread = ([float(row[key]) for row in some] for key in ("WA", "WA SD"))
+        axes.errorbar(values, at, xerr=spread, fmt=MARKERS[n % 8], label=leak(what), elinewidth=0.8)
     axes.axvline(chance, color="grey", linewidth=0.8, linestyle=":", label="chance")
     for n, published in enumerate(sorted({row.get("WA (paper)", "") for row in rows} - {""})):
-        label = "" if n else "the paper, speaker-independent"
+        label = "" if n else "the paper says, nothing shared"
         axes.axvline(float(published), color="black", linewidth=0.8, linestyle="--", label=label)
-    middles = [np.mean([at for at, row in zip(places, order, strict=True) if row["leak"] == leak])
-               for leak in leaks]  # fmt: skip
-    axes.set_yticks(middles, [leak.replace("none", "none: speakers apart") for leak in leaks])
+    axes.set_yticks(range(len(models)), [name(model) for model in models])
     axes.invert_yaxis()
+    axes.grid(axis="y", alpha=0.3)
     axes.set(xlim=(0, 100), xlabel="WA (%), mean and SD over folds")
-    figure.legend(loc="outside lower center", ncols=3)
+    figure.legend(loc="outside lower center", ncols=2, title="training shares with the test fold")
     _save(figure, path)
 
 
@@ -186,13 +189,13 @@ def draw_similarity(rows: Sequence[dict[str, str]], path: Path) -> None:
     """Draw the shares of pairs with equal label and equal speaker by T, and by chance."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained", sharex=True)
     names = {"all": "standardised over all clips", "speaker": "standardised by speaker"}
-    for normalisation, name in names.items():
+    for normalisation, shown in names.items():
         some = [r for r in rows if (r["normalisation"], r["representation"])
                 == (normalisation, "mean")]  # fmt: skip
         thresholds = [float(row["T"]) for row in some]
         for axes, what in ((left, "label"), (right, "speaker")):
             match = [float(row[f"{what} match"]) for row in some]
-            axes.plot(thresholds, match, "o-", label=name)
+            axes.plot(thresholds, match, "o-", label=shown)
     for axes, what in ((left, "label"), (right, "speaker")):
         chance = float(rows[0][f"{what} chance"])
         axes.axhline(chance, color="grey", linewidth=0.8, linestyle=":", label="chance")
@@ -205,12 +208,12 @@ def draw_embeddings(panels: dict[str, np.ndarray], names: Sequence[str], path: P
     """Draw the points (U, 2) of every panel, coloured by class."""
     figure, row = plt.subplots(1, len(panels), figsize=(4.2 * len(panels), 4), layout="constrained")
     for axes, (title, points) in zip(row, panels.items(), strict=True):
-        for n, name in enumerate(dict.fromkeys(sorted(names))):
-            mine = np.array([other == name for other in names])
-            marker = "osD^v<>p"[n % 8]
-            axes.scatter(*points[mine].T, s=14, marker=marker, label=name, alpha=0.8)
+        for n, label in enumerate(dict.fromkeys(sorted(names))):
+            mine = np.array([other == label for other in names])
+            look = {"marker": MARKERS[n % 8], "color": COLOURS[n % 8], "label": label}
+            axes.scatter(*points[mine].T, s=24, alpha=0.8, **look)
         axes.set(title=title, xticks=[], yticks=[])
-    row[0].legend(fontsize=7, markerscale=1.2)
+    figure.legend(*row[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     _save(figure, path)
 
 

@@ -60,12 +60,12 @@ def test_betas_of_runs_have_their_mean_and_range(tmp_path, drawn):
 def test_boxes_have_a_point_per_run(tmp_path, drawn):
     figures.draw_boxes({"none": [40.0, 42.0], "icasa": [41.0]}, "title", tmp_path / "a.png")
     (axes,) = drawn[0].axes
-    assert [label.get_text() for label in axes.get_xticklabels()] == ["none", "icasa"]
-    points = [list(line.get_ydata()) for line in axes.lines if line.get_color() == "k"]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["none", "icasa"]
+    points = [list(line.get_xdata()) for line in axes.lines if line.get_color() == "k"]
     assert points == [[40, 42], [41]]
 
 
-def test_protocols_have_a_bar_per_row_and_the_papers_numbers_once(tmp_path, drawn):
+def test_protocols_have_a_mark_per_row_and_the_papers_numbers_once(tmp_path, drawn):
     rows = [
         {"model": "none", "leak": "none", "WA": "42.0", "WA SD": "1.0", "WA (paper)": "80.24"},
         {"model": "none", "leak": "leaky-segment", "WA": "90.0", "WA SD": "2.0"},
@@ -73,8 +73,10 @@ def test_protocols_have_a_bar_per_row_and_the_papers_numbers_once(tmp_path, draw
     ]
     figures.draw_protocols(rows, 13.3, tmp_path / "a.png")
     (axes,) = drawn[0].axes
-    assert sorted(bar.get_width() for bar in axes.patches) == [42, 47, 90]
-    verticals = [line.get_xdata()[0] for line in axes.lines if len({*line.get_xdata()}) == 1]
+    marks = [mark for drawn in axes.containers for mark in drawn.lines[0].get_xdata()]
+    assert sorted(marks) == [42, 47, 90]
+    assert [t.get_text() for t in axes.get_yticklabels()] == ["no attention", "svm"]
+    verticals = [line.get_xdata()[0] for line in axes.lines if len({*line.get_ydata()}) == 2]
     assert {13.3, 80.24} <= {*verticals}
     assert verticals.count(80.24) == 1
 
