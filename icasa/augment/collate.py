@@ -24,7 +24,7 @@ class DifficultyBank:
 
     Args:
         num_samples: the length of the data set; sample i is row i.
-        num_classes: K.
+        num_classes: number of classes, :math:`K`.
 
     Shape:
         index (B,) integers, loss (B,) floats, on any device.

@@ -25,7 +25,7 @@ class SpecAugment(nn.Module):
         freq_width: F, the widest frequency mask, in rows.
         time_masks: time masks per sample, 0 for none.
         time_width: T, the widest time mask, in frames.
-        value: v.
+        value: what masked positions are set to, :math:`v`.
 
     Shape:
         x (N, \*, H, W) of any floating dtype, H frequency and W time; out the same.
