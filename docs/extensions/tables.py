@@ -6,6 +6,7 @@ digits, none for counts. Headings and variants are in words, an empty column is 
 
 import csv
 import math
+import os
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -139,8 +140,8 @@ class Rows(SphinxDirective):
 
     def folded(self, text: str, path: Path, count: int) -> str:
         """Return the table with its download below, in a box to open if it is to be folded."""
-        file = path.relative_to(ROOT).as_posix()
-        text += f"\n\n{{download}}`{count} rows as CSV </../{file}>`\n"
+        file = Path(os.path.relpath(path, self.env.srcdir)).as_posix()
+        text += f"\n\n{{download}}`{count} rows as CSV </{file}>`\n"
         if "fold" not in self.options:
             return text
         return f":::{{dropdown}} {self.options['fold']}\n{text}\n:::\n"
