@@ -183,8 +183,9 @@ def test_a_model_is_converted_around_its_layers(cls, source, channels, bias, bui
     ours = nn.Sequential(nn.Conv2d(3, channels, 1), nn.Sequential(randomise(layer, seed=1)))
     load_peer(ours, theirs.state_dict(), source=source)
     assert_same(to_peer(ours, source=source, bias=bias), theirs.state_dict())
-    x = torch.rand(2, 3, 4, 6) - 0.5
-    torch.testing.assert_close(ours.eval()(x), theirs.eval()(x), rtol=0, atol=1e-6)
+    x = torch.rand(2, 3, 4, 6, dtype=torch.float64) - 0.5
+    ours, theirs = ours.double().eval(), theirs.double().eval()
+    torch.testing.assert_close(ours(x), theirs(x), rtol=0, atol=1e-12)
 
 
 def test_a_layer_in_two_places_has_both_names():

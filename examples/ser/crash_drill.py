@@ -193,9 +193,8 @@ def drill(
     return {"kills": killed, "lives": lives, "lives that ended otherwise": bad}
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the drills, write their rows, and return how many lives ended otherwise."""
-    argv = sys.argv[1:] if argv is None else list(argv)
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """Read the flags."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--kills", type=int, default=64, help="of training processes")
     parser.add_argument("--grid-kills", type=int, default=18)
@@ -203,7 +202,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--out", type=Path, default=Path("runs/crash_drill"))
     parser.add_argument("--csv", type=Path, default=RESULTS / "crash_drill.csv")
-    args = parser.parse_args(argv)
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the drills, write their rows, and return how many lives ended otherwise."""
+    argv = sys.argv[1:] if argv is None else list(argv)
+    args = parse(argv)
     chance = random.Random(args.seed)
     manifest = write_synthetic(args.out / "corpus", speakers=6, per_class=1)
     archive = args.out / "corpus.npz"

@@ -167,5 +167,5 @@ def test_timm_stands_beside_a_layer_of_ours_with_its_weights(monkeypatch, tmp_pa
     made = layers.variants("ECA", 8, settings, baselines=True)
     key = {"experiment": "layer", "layer": "ECA"}
     rows = list(layers.compare(key, made, SMALL, settings))
-    assert [r["variant"] for r in rows] == 2 * ["eager", "timm", "floor"]
+    assert [r["variant"] for r in rows] == 2 * ["eager", "fused", "default", "timm", "floor"]
     assert "timm" not in layers.variants("SE", 8, settings, baselines=True)

@@ -7,10 +7,11 @@ import shlex
 
 import pytest
 
-from examples.ser import embedding, robustness, similarity, svm, train
+from examples.ser import crash_drill, embedding, robustness, similarity, svm, train
 from examples.ser.grid.cells import RESULTS
 
 PARSERS = {
+    "crash_drill": crash_drill.parse,
     "train": train.parse,
     "svm": svm.parse,
     "similarity": similarity.parse,

@@ -13,6 +13,7 @@ from examples.errors import UserError, user_errors
 from examples.ser import train
 from examples.ser.crash_drill import differences, timeless
 from examples.ser.model.macnn import HEADS, MACNN
+from examples.ser.model.plane import PlaneCNN, PlaneResNet
 from examples.ser.model.tdnn import TDNN
 from examples.ser.run import checkpoint
 from examples.ser.run.checkpoint import CHECKPOINT, IN_USE, only_training
@@ -58,6 +59,8 @@ RESUMED = {
     "recommended": ("--attention", "sa", "--head", "linear", "--aam", "--augment", "spec-augment"),
     "onecycle": ("--onecycle", "--attention", "ica", "--head", "dot", "--optimizer", "adamw"),
     "flatten": ("--paper", "--attention", "none", "--head", "flatten"),
+    "plane": ("--plane", "--attention", "ca"),
+    "plane-resnet": ("--plane", "--network", "plane-resnet", "--attention", "none"),
 }
 
 
@@ -65,7 +68,7 @@ def test_every_network_preset_and_augmentation_is_resumed():
     args = [parse(["--manifest", "m", "--out", "o", *flags]) for flags in RESUMED.values()]
     assert {a.preset for a in args} == set(PRESETS)
     assert {name for a in args for name in a.augment} == set(AUGMENT)
-    assert {type(network(a, 4)) for a in args} == {MACNN, TDNN}
+    assert {type(network(a, 4)) for a in args} == {MACNN, TDNN, PlaneCNN, PlaneResNet}
     assert {a.head for a in args if a.network == "macnn"} == set(HEADS)
     assert {a.schedule for a in args} == set(SCHEDULES)
     assert {a.aam for a in args} == {True, False}
@@ -73,7 +76,8 @@ def test_every_network_preset_and_augmentation_is_resumed():
 
 @pytest.mark.parametrize("case", RESUMED)
 def test_resume_equals_uninterrupted_bit_for_bit(tiny, tmp_path, monkeypatch, case):
-    more = ("--epochs", 2, "--batch-size", 8, "--places", "conv2", *RESUMED[case])
+    places = () if case.startswith("plane") else ("--places", "conv2")
+    more = ("--epochs", 2, "--batch-size", 8, *places, *RESUMED[case])
     more = [flag for flag in more if case != "strong" or flag not in {"--places", "conv2"}]
     train.main(flags(tiny, tmp_path / "whole", *more))
     save = train.save
