@@ -47,7 +47,7 @@ PACKAGES: dict[str, dict[str, tuple[str, str, Callable[[int], dict[str, Any]]]]]
     "timm": {
         "SE": ("timm.layers", "SEModule", lambda c: {"channels": c}),
         "ECA": ("timm.layers", "EcaModule", lambda c: {"channels": c}),
-        "CBAM": ("timm.layers", "CbamModule", lambda c: {"channels": c}),
+        "CBAM": ("timm.layers.cbam", "CbamModule", lambda c: {"channels": c}),
         "CA": ("timm.layers.coord_attn", "CoordAttn", lambda c: {"channels": c}),
     },
     "fightingcv-attention": {

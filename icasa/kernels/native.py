@@ -15,6 +15,7 @@ from icasa.kernels.sizes import check_like
 
 INTERFACE = 6  # as the C has it: to be raised with every change of a function's arguments
 PARALLEL = 1 << 15  # elements below which a second thread costs more than it saves
+LARGE = 1 << 19  # elements from which PyTorch's own SE is near the floor of memory
 WIDEST = 64  # most channels M and taps k, as native.h has it
 TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 
@@ -96,9 +97,14 @@ def net_is_faster(x: Tensor, net: Sequence[Tensor], needs_grad: bool) -> bool:
     """Whether the C weighs planes like those of x faster than PyTorch's operators, if it serves.
 
     PyTorch multiplies the hidden units of all samples at once, in float32. This wins in a large map
-    where a plane is small beside their number.
+    where a plane is small beside their number, and in evaluation in every large map. A map in
+    channels_last is left to PyTorch: these layers cost less than the copies to planes and back.
     """
+    if not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last):
+        return False
     units = 0 if len(net) == 1 else net[0].shape[0]
+    if units and not needs_grad and x.numel() >= LARGE:
+        return False
     return x.numel() < PARALLEL or units * (1 if needs_grad else 16) <= x.shape[2] * x.shape[3]
 
 
