@@ -10,6 +10,7 @@ import doctest
 import io
 import re
 import shutil
+import socket
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -110,6 +111,9 @@ def test_blocks_run_and_print_what_is_shown(page, tmp_path, monkeypatch, torch_s
     if "torch.compile(" in page.read_text() and not shutil.which("g++"):
         pytest.skip("Inductor compiles C++ on the CPU and there is no g++")
     monkeypatch.chdir(tmp_path)
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        monkeypatch.setenv("MASTER_PORT", str(free.getsockname()[1]))
     torch.manual_seed(0)
     run(page, outputs=page != README)  # the README shows its output in comments
 
