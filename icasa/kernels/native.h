@@ -343,3 +343,21 @@ UNUSED VECTORISED static void add(const float *restrict x, float *restrict y, in
     for (int64_t i = 0; i < size; i++)
         y[i] += x[i];
 }
+
+/* Sum of a plane, in float64, as it may be small beside its terms. */
+UNUSED VECTORISED static double sum(const float *x, int64_t size) {
+    double total = 0;
+    SUM(total)
+    for (int64_t i = 0; i < size; i++)
+        total += x[i];
+    return total;
+}
+
+/* Likewise of g * x. */
+UNUSED VECTORISED static double dot(const float *g, const float *x, int64_t size) {
+    double total = 0;
+    SUM(total)
+    for (int64_t i = 0; i < size; i++)
+        total += (double)g[i] * x[i];
+    return total;
+}

@@ -19,15 +19,6 @@ INLINE double product(const float *g, const float *x, int64_t size) {
     return total;
 }
 
-/* Likewise in float64: the sum over a whole map may be small beside that of a plane. */
-VECTORISED static double plane_sum(const float *g, const float *x, int64_t size) {
-    double total = 0;
-    SUM(total)
-    for (int64_t i = 0; i < size; i++)
-        total += (double)g[i] * x[i];
-    return total;
-}
-
 /* Eq. 14 of one plane: t = hat * gain + constant with hat = (x - mean) * rstd + offset, where
    `offset` is the part of the mean below float32. */
 typedef struct {
@@ -142,7 +133,7 @@ static void plane_gradients(const void *g, const void *x, const Layer *layer, co
         int64_t j = p % d.C % (d.C / (2 * d.groups));
         const float *gv = load_plane(g, at * size, scratch + size, d);
         if (kind == CHANNEL) {
-            double gate = gate_of(saved->gate[i]), total = plane_sum(gv, in, size);
+            double gate = gate_of(saved->gate[i]), total = dot(gv, in, size);
             out->beta = -total * gate;
             out->bias = total * one_minus_beta * gate_slope(saved->gate[i]);
             out->weight = out->bias * saved->s[i];
@@ -325,7 +316,7 @@ VECTORISED static void channel_gradients(const Layer *layer, const Saved *saved,
             LANES
             for (int64_t l = 0; l < L; l++)
                 du[pad + l] += weight * dpn[m * L + l];
-            mix[m] += product(dpn + m * L, u, L);
+            mix[m] += dot(dpn + m * L, u, L); /* may cancel past what float32 can hold */
             axis[0][m] += product(row, hn + m * L, d.H);
             axis[1][m] += product(row + d.H, hn + m * L + d.H, d.W);
         }

@@ -13,15 +13,6 @@ int icasa_interface(void) { return 6; }
 /* Whether a call can have more than one thread. */
 int icasa_threads(void) { return GOMP_parallel != 0; }
 
-/* Sum of a plane. */
-VECTORISED static double sum(const float *x, int64_t size) {
-    double total = 0;
-    SUM(total)
-    for (int64_t i = 0; i < size; i++)
-        total += x[i];
-    return total;
-}
-
 /* Sum of a line, whose elements are added to `columns`. */
 INLINE double add_line(const float *restrict line, double *restrict columns, int64_t W) {
     double row = 0;

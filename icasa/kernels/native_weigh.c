@@ -5,24 +5,6 @@
 #include "native.h"
 #include "native_maps.h"
 
-/* Sum of a plane, in float64, as it may be small beside its terms. */
-VECTORISED static double sum(const float *x, int64_t size) {
-    double total = 0;
-    SUM(total)
-    for (int64_t i = 0; i < size; i++)
-        total += x[i];
-    return total;
-}
-
-/* Likewise of g * x. */
-VECTORISED static double product(const float *g, const float *x, int64_t size) {
-    double total = 0;
-    SUM(total)
-    for (int64_t i = 0; i < size; i++)
-        total += (double)g[i] * x[i];
-    return total;
-}
-
 /* Sum and maximum of a plane; a NaN is its maximum. */
 VECTORISED static double sum_and_max(const float *x, int64_t size, float *max) {
     double total = 0;
@@ -351,7 +333,7 @@ static void slope_step(const void *sample, int64_t c, int64_t thread) {
     float *scratch = scratch_of(s, thread);
     const float *x = load_plane(s->call->x, p * size, scratch, d);
     const float *g = load_plane(s->call->g, p * size, scratch + size, d);
-    s->call->t[p] = product(g, x, size) * gate_slope(code_of(s->call, p));
+    s->call->t[p] = dot(g, x, size) * gate_slope(code_of(s->call, p));
 }
 
 /* In a tile, the gradient of the spatial gates, and what it adds to that of each plane's gate. */

@@ -6,6 +6,7 @@ import inspect
 import pytest
 import torch
 
+import icasa
 from icasa.kernels import native
 from tests.kernels.test_exact import CLASSES, every_class, put_in
 from tests.kernels.test_layers import insist, outcome
@@ -107,3 +108,12 @@ def test_a_weight_that_changes_between_forward_and_backward_is_refused(cls):
             p.add_(1.0)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         y.sum().backward()
+
+
+@pytest.mark.parametrize(("seed", "value"), [(71, -1e36), (179, -1e36), (503, -1e36), (564, 1e36)])
+def test_a_gradient_whose_terms_are_past_float32_is_finite(seed, value):
+    torch.manual_seed(seed)
+    x, g = (torch.randn(2, 8, 5, 7, generator=seeded(k)) for k in (0, 9))
+    x[PLACES["channel"]] = value * (1 + x[PLACES["channel"]] / 8)
+    got = outcome(insist(icasa.ICA(8).train(), True), x, g)
+    assert got["dreduce.pointwise.weight"].isfinite().all()
