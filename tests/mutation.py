@@ -45,6 +45,7 @@ ADAPTER = tuple(f"tests/attention/test_{name}.py" for name in ("fused_parts", "m
 TESTS = {
     "attention": (*LAYER, ADAPTER[2]),
     "attention/_fused.py": (ADAPTER[0], KERNEL[1], *ADAPTER[1:]),
+    "attention/_operands.py": (ADAPTER[0], KERNEL[1], *ADAPTER[1:]),
     "augment/aam.py": ("tests/augment/test_pairs.py", "tests/augment/test_watch.py"),
     "augment/draw.py": tuple(f"tests/augment/test_{name}.py" for name in ("mixup", "crop", "aam")),
     "augment/labels.py": tuple(f"tests/augment/test_{name}.py" for name in ("mixup", "aam")),

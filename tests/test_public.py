@@ -50,10 +50,10 @@ ARROWS = {
     "icasa.attention._fused": {
         "torch",
         "icasa._check",
-        "icasa.activation",
-        "icasa.conv",
+        "icasa.attention._operands",
         "icasa.kernels",
     },
+    "icasa.attention._operands": {"torch", "icasa.activation", "icasa.conv"},
     "icasa.attention.icasa": {
         "torch",
         "icasa._check",

@@ -1,9 +1,9 @@
 """Kernels of the layers: `attend` or `weigh` computes one from its tensors, `backend` names how.
 
-They see tensors alone; `icasa.attention._fused` knows the layers that these come from. `ops` says
-what the operators compute and `reference` computes it in plain PyTorch. `native` (C, on the CPU)
-and `triton` (CUDA) compute it in about 3 passes over a map forward and 5 backward, and save little
-more than the map for the backward, which `autograd` connects.
+They see tensors alone; `icasa.attention._operands` takes them of a layer. `ops` says what the
+operators compute and `reference` computes it in plain PyTorch. `native` (C, on the CPU) and
+`triton` (CUDA) compute it in about 3 passes over a map forward and 5 backward, and save little more
+than the map for the backward, which `autograd` connects.
 """
 
 from collections.abc import Sequence
