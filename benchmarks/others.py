@@ -170,7 +170,7 @@ def inserts() -> tuple[str, str]:
     assert torch.equal(model(x), before)
     built = timm.create_model("resnet18", block_args={"attn_layer": "se"})
     assert any("SEModule" in type(module).__name__ for module in built.modules())
-    return "any, trained too; the output stays the same at first", "its own, when they are built"
+    return "any network, also a trained one; its output does not change at first", "only its own networks, when they are built"
 
 
 def names_insertion(library: str) -> str:
@@ -196,8 +196,8 @@ def questions() -> list[dict[str, str]]:
     said = {
         "attention layers": [str(have[library]) for library in all_of],
         "pretrained models": ["none", f"{len(timm.list_pretrained()):,}", "none", "none"],
-        "has of SE, ECA, CBAM, CA, SA, ICA, ICASA": [", ".join(v) for v in all_of.values()],
-        "needs to install": [needs[library] for library in all_of],
+        "which of SE, ECA, CBAM, CA, SA, ICA, ICASA": [", ".join(v) for v in all_of.values()],
+        "packages that it installs": [needs[library] for library in all_of],
         "puts layers into a network": [*inserts(), *map(names_insertion, INSTALLED[1:])],
         "keeps padding out of the gates": [takes_lengths(v) for v in all_of.values()],
     }
@@ -205,8 +205,8 @@ def questions() -> list[dict[str, str]]:
     tests = {
         "bfloat16 in, bfloat16 out under autocast": keeps_dtype,
         "channels_last in, channels_last out": keeps_format,
-        "leaves its input as it was": keeps_input,
-        "torch.export, right at other sizes": exports,
+        "does not change its input": keeps_input,
+        "torch.export: correct at other sizes": exports,
         "works with 8 channels": takes_narrow,
     }
     for question, test in tests.items():

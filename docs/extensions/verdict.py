@@ -30,7 +30,7 @@ FAMILIES = {  # of the study: what it asks on which data
     "images-layers": "layers, images (20,000 of CIFAR-10), ResNet-8",
     "images-aligned": "layers without channel shuffle, images (20,000 of CIFAR-10), ResNet-8",
 }
-HEAD = ("what, on what", "difference in points (95 % interval)", "verdict")
+HEAD = ("method: where it was measured", "difference in points (95 % interval)", "verdict")
 
 
 def interval(row: Row, key: str) -> str:
@@ -103,9 +103,9 @@ def speed(root: Path) -> str:
     forward, step = (times["official style", kind] / times["default", kind]
                      for kind in ("forward", "forward+backward"))  # fmt: skip
     return (
-        f"**For speed: yes.** On a CPU, ICASA is {forward:.1f} times as fast as the operations of "
-        f"the official code in a forward pass, and {step:.1f} times in a training step (map of "
-        "32 x 64 x 56 x 56, two threads)."
+        f"**For speed: yes, on a CPU.** ICASA is {forward:.1f} times as fast as the operations of "
+        f"the official code in a forward pass, and {step:.1f} times as fast in a training step "
+        "(a feature map of 32 x 64 x 56 x 56, two threads)."
     )
 
 
@@ -127,11 +127,12 @@ def verdict(root: Path = ROOT, *, short: bool = False) -> str:
     lines = [*of_recipes(root), *lines]
     higher = [line[0] for line in lines if line[2] == "higher"]
     if higher:
-        said = f"**For accuracy: where it was measured to help.** Higher: {'; '.join(higher)}."
+        said = f"**For accuracy: only where it was measured to help.** Higher: {'; '.join(higher)}."
     else:
         said = (
-            "**For accuracy: not as far as measured.** No layer and no form of AAM raised "
-            "accuracy by an interval above zero. Measure on your data, against no attention."
+            "**For accuracy: no, as far as it was measured.** No layer and no form of AAM gave a "
+            "significant gain: no 95 % interval lies above zero. On your own data, compare with "
+            "the same network without attention."
         )
     text = [said]
     if missing:
@@ -139,9 +140,10 @@ def verdict(root: Path = ROOT, *, short: bool = False) -> str:
     text += [speed(root)]
     text.append(
         "**For a tested implementation of the paper or of these layers: yes.**\n\n"
-        "Difference to the same network without attention and without AAM, in points of the mean "
-        "recall over the classes (images: accuracy). Speech is RAVDESS, 24 speakers, none of them "
-        "in both training and test."
+        "The table compares each network with the same network without attention and without AAM "
+        "(Adaptive Acoustic Mixup, the paper's augmentation). The difference is in percentage "
+        "points of the mean recall over the classes, for images of the accuracy. The speech "
+        "corpus is RAVDESS. It has 24 speakers; no speaker is in both training and test."
     )
     if short:
         lines = [*of_recipes(root), *of_families(of_study(root)[0])]

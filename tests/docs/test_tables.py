@@ -101,4 +101,4 @@ def test_a_gain_that_depends_on_the_seeds_is_uncertain(root):
     add_study(root, seed_low="-1")
     text = verdict.verdict(root)
     assert "| +2.5 (+1.5 to +3.5) | uncertain |" in text
-    assert "not as far as measured" in text
+    assert "no, as far as it was measured" in text
