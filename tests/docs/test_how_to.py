@@ -58,7 +58,7 @@ def test_page_runs(page, tmp_path, monkeypatch):
 def test_page_says_which_versions_it_was_run_with(page):
     head = (PAGES / page).read_text().split("```")[0].replace("\n", " ")
     for library in LIBRARIES[page]:
-        assert re.search(rf"Run with .*\b{library} \d+\.\d+\.\d+", head), library
+        assert re.search(rf"Tested with .*\b{library} \d+\.\d+\.\d+", head), library
 
 
 @pytest.mark.parametrize("page", sorted(path.name for path in PAGES.glob("*.md")))
