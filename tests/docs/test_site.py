@@ -97,7 +97,7 @@ def test_an_inventory_is_in_sphinx_s_format():
 
 
 def test_every_part_of_the_paper_has_its_row():
-    text = (DOCS / "paper.md").read_text().split("## How we read")[0]
+    text = (DOCS / "paper.md").read_text().split("## How icasa reads")[0]
     first = " ".join(re.findall(r"^\| ([^|]+) \|", text, re.M))
     for kind, last in (("Eq.", 17), ("Fig.", 9), ("Table", 21), ("Algorithm", 2)):
         for n in range(1, last + 1):
