@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 
 class HSwish(nn.Module):
-    r"""Hard swish, a swish whose sigmoid is a clipped line.
+    r"""Hard swish: a swish with a piecewise linear function in place of the sigmoid.
 
     .. math:: \mathrm{h\_swish}(x) = x \cdot \frac{\mathrm{ReLU6}(x + 3)}{6}
 
@@ -29,5 +29,5 @@ class HSwish(nn.Module):
         super().__init__()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Apply the activation element by element; ``x`` is not mutated."""
+        """Apply the activation to each element; ``x`` is not changed."""
         return F.hardswish(x)

@@ -21,22 +21,22 @@ class DepthwiseSeparableConv(nn.Module):
 
         u_c = w_c * x_c + a_c, \qquad y_m = \sum_{c=1}^{C} p_{mc}\, u_c + b_m
 
-    with one spatial kernel :math:`w_c` of :math:`k^n` taps per channel and a :math:`1 \times 1`
-    kernel :math:`p` from :math:`C` to :math:`M` channels.
+    with one spatial kernel :math:`w_c` of :math:`k^n` weights per channel and a
+    :math:`1 \times 1` kernel :math:`p` from :math:`C` to :math:`M` channels.
 
     Parameters: :math:`C k^n + C M` weights, and :math:`C + M` with bias. Multiply-accumulates:
     :math:`(C k^n + C M)` per output position, against :math:`C M k^n` of the full convolution.
 
     Args:
         channels: :math:`C`, the input channels.
-        out_channels: :math:`M`, the output channels; ``channels`` when None.
-        kernel_size: taps :math:`k` along each axis.
+        out_channels: :math:`M`, the output channels; None means ``channels``.
+        kernel_size: :math:`k`, the kernel size along each axis.
         stride: stride of the depthwise convolution.
-        padding: zeros on each side; None keeps the length at stride 1, for an odd kernel.
-        dilation: spacing of the depthwise taps.
+        padding: zeros on each side; None keeps the length, for stride 1 and an odd kernel.
+        dilation: dilation of the depthwise convolution.
         bias: whether both convolutions add a bias.
         ndim: number :math:`n` of spatial axes, 1, 2 or 3.
-        device: where the parameters are made.
+        device: device of the parameters.
         dtype: type of the parameters.
 
     Shape:
@@ -45,7 +45,7 @@ class DepthwiseSeparableConv(nn.Module):
           :math:`S' = \lfloor (S + 2p - d(k - 1) - 1) / s \rfloor + 1` along each axis.
 
     Raises:
-        ValueError: if an argument or the input's shape or dtype does not fit.
+        ValueError: if an argument, or the shape or dtype of the input, is not valid.
 
     Reference:
         Li et al. 2026, section 2.2.1; Chollet 2017, "Xception".
@@ -103,7 +103,7 @@ class DepthwiseSeparableConv(nn.Module):
         self.pointwise = conv(channels, out_channels, 1, bias=bias, device=device, dtype=dtype)
 
     def reset_parameters(self) -> None:
-        """Draw both convolutions anew by torch's default."""
+        """Initialise both convolutions again, by torch's default."""
         self.depthwise.reset_parameters()
         self.pointwise.reset_parameters()
 

@@ -180,20 +180,21 @@ def _options(
 
 
 def load_peer(model: nn.Module, state_dict: Weights, *, source: str) -> None:
-    """Load a peer's weights into a layer of ours, or into a model that holds such layers.
+    """Load weights of another implementation into an icasa layer, or a model with such layers.
 
-    All is checked before anything is loaded. Tensors outside our layers go by their own names;
-    biases that timm leaves out become zeros; a missing ``num_batches_tracked`` keeps its value.
-    A state_dict does not show activation, gate, pooling or skip: the peer must have its defaults.
+    Everything is checked before anything is loaded. Tensors outside icasa's layers are loaded by
+    their own names. Biases that timm does not have become zeros. A missing ``num_batches_tracked``
+    keeps its value. A state_dict does not show activation, gate, pooling or skip connection: the
+    other layer must have the defaults of its library.
 
     Args:
-        model: a layer of ours, or a model with such layers where the peer has its own.
-        state_dict: the peer's weights, left as they are.
-        source: ``"official"``, ``"timm"``, or ``"official_mbv2"``, the file of coordinate
-            attention's MobileNetV2 with its own names.
+        model: an icasa layer, or a model that has icasa's layers in the places of the other ones.
+        state_dict: the weights of the other implementation; they are not changed.
+        source: ``"official"`` (the authors' repository), ``"timm"``, or ``"official_mbv2"``
+            (MobileNetV2 of coordinate attention's authors, which has its own names).
 
     Raises:
-        ValueError: if the source has no such layer, or options, keys or shapes do not fit.
+        ValueError: if the source has no such layer, or if options, keys or shapes do not fit.
 
     >>> import torch
     >>> from icasa import ECA
@@ -226,14 +227,14 @@ def load_peer(model: nn.Module, state_dict: Weights, *, source: str) -> None:
 def from_peer(
     layer: type[Layer], state_dict: Weights, *, source: str, channels: int | None = None
 ) -> Layer:
-    """Build the layer of ours that a peer's weights describe, and load them.
+    """Build an icasa layer for the weights of another implementation, and load them.
 
-    The options are read off the shapes, device and dtype off the tensors, and the norm takes the
-    peer's momentum. The rest is as in :func:`load_peer`.
+    The shapes give the options, the tensors the device and the dtype. The norm gets the momentum of
+    the other implementation. Everything else is as in :func:`load_peer`.
 
     Args:
-        layer: class of ours, such as ``CA``.
-        state_dict: the peer's weights, without a prefix.
+        layer: class of the icasa layer, such as ``CA``.
+        state_dict: the weights of the other layer, without a prefix.
         source: as in :func:`load_peer`.
         channels: channels of the input, which the weights of SA and ECA do not show.
 
@@ -262,20 +263,20 @@ def from_peer(
 
 
 def to_peer(model: nn.Module, *, source: str, bias: bool | None = None) -> dict[str, Tensor]:
-    """Return the weights of a layer of ours, or of a model with such layers, as a peer has them.
+    """Return the weights of an icasa layer, or of a model with such layers, for another library.
 
     Args:
-        model: a layer of ours, or a model with such layers.
-        source: as in :func:`load_peer`.
-        bias: whether timm's SE, CBAM and CoordAttn have biases, else ours must be zero; None is
-            timm's default, which only SE has.
+        model: an icasa layer, or a model with such layers.
+        source: the other implementation, as in :func:`load_peer`.
+        bias: whether timm's SE, CBAM and CoordAttn are built with biases. If not, the biases here
+            must be zero. None means timm's default: only SE has biases.
 
     Returns:
-        A copy of every tensor under the peer's name and in its shape.
+        A copy of every tensor, with the name and shape of the other implementation.
 
     Raises:
-        ValueError: if the source has no such layer or options, a bias to leave out is not zero,
-            or ``bias`` is given where the source leaves no choice.
+        ValueError: if the source has no such layer or options, if a bias without a counterpart is
+            not zero, or if ``bias`` is given for a source without this option.
 
     >>> from icasa import SA
     >>> from icasa.convert import to_peer

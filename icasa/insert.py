@@ -18,10 +18,11 @@ FUSE = ("fuse", "fuse_model", "forward_fuse", "switch_to_deploy", "reparameteriz
 
 
 class Insertion(NamedTuple):
-    """One place of :func:`insert_attention`: the module's name, its channels, the layer, the rule.
+    """One layer put in by :func:`insert_attention`: module name, channels, layer, rule.
 
-    The rule is ``"addition"`` (seen in a forward of ``example``), ``"shortcut"`` (an attribute of
-    the block), ``"name"`` (its class's name), ``"pattern"`` or ``"type"`` (what ``where`` is).
+    The rule says why the place was chosen: ``"addition"`` (a residual addition in a forward of
+    ``example``), ``"shortcut"`` (an attribute of the block), ``"name"`` (the name of its class),
+    ``"pattern"`` or ``"type"`` (the value of ``where``).
     """
 
     name: str
@@ -58,42 +59,45 @@ def insert_attention(
 ) -> list[Insertion]:
     """Put a new ``layer(channels)`` after each chosen module of ``model``, in place.
 
-    The layer becomes the module's child ``attention``, and a forward hook applies it to the output.
-    So every old key of the state_dict keeps its name: an old checkpoint loads with
-    ``strict=False``, missing the layers' keys alone. A Sequential ends in its last module.
+    The layer becomes the module's child ``attention``. A forward hook applies it to the module's
+    output. So every old key of the state_dict keeps its name, and an old checkpoint loads with
+    ``strict=False``; only the keys of the new layers are missing. In a chosen Sequential, the layer
+    goes after its last module.
 
-    ``where="residual"`` is the end of the main path of each innermost residual block, before its
-    addition: the last norm in ResNet and MobileNet, the MLP in ConvNeXt. Gates, layer scale and
-    DropPath come after it. With ``example`` one forward shows which outputs reach an addition, and
-    that decides. Without it a block is known by an attribute for its shortcut (``downsample``,
-    ``shortcut``, ``skip``, ``has_skip``, ``use_res_connect``, ... not False), or else by a class
-    name such as ...ResidualBlock; its last child with a convolution or a norm ends the main path.
-    ``Insertion.rule`` says what was used. The shortcut fixes the order of the channels there: give
-    SA and ICASA ``shuffle=False``. A module with several names gets one layer, under the first.
+    ``where="residual"`` puts the layer at the end of the main path of each innermost residual
+    block, before the addition: after the last norm in ResNet and MobileNet, after the MLP in
+    ConvNeXt. Gates, layer scale and DropPath come after the layer. With ``example``, one forward
+    shows which outputs are added. Without ``example``, a block counts as residual if it has an
+    attribute for a shortcut (``downsample``, ``shortcut``, ``skip``, ``has_skip``,
+    ``use_res_connect``, ..., not False), or else if its class name is like ...ResidualBlock. The
+    layer then goes after its last child with a convolution or a norm. ``Insertion.rule`` names the
+    rule. Before an addition the channels must keep their order: build SA and ICASA with
+    ``shuffle=False``. A module with several names gets one layer, under the first name.
 
-    A hook needs its module to be called: convert to SyncBatchNorm and fuse norms before this, wrap
-    in DistributedDataParallel and make the optimiser after it.
+    A hook runs only if its module is called. So convert to SyncBatchNorm and fuse norms before this
+    function. Wrap in DistributedDataParallel and make the optimiser after it.
 
     Args:
-        model: any module; it is left as it was if anything fails.
+        model: any module. If anything fails, it is not changed.
         layer: from channels to a module, for example ``functools.partial(ICASA, shuffle=False)``.
-        where: a pattern of qualified names such as ``"layer?.*.bn3"`` (``*`` also crosses dots), a
+        where: a pattern of qualified names such as ``"layer?.*.bn3"`` (``*`` also matches dots), a
             type of module, or ``"residual"``.
-        identity: start as the identity, for pretrained nets: x + γ (layer(x) - x), γ learnt from 0.
+        identity: start as the identity, for pretrained networks: the output is
+            x + γ (layer(x) - x) with a learnt γ that starts at 0.
         example: an input of the model, a tensor or a tuple of arguments. One forward of a copy
-            shows the residual additions, and the channels where modules do not name them.
+            shows the residual additions, and the channels of modules that do not name them.
 
     Returns:
-        (name, channels, layer, rule) of each place in the model's order.
+        (name, channels, layer, rule) of each inserted layer, in the model's order.
 
     Raises:
-        ValueError: if nothing is found (the message says what to give instead), a place has
-            attention already, its channels are unknown or not on axis 1, or the layer refuses them
-            or the number of spatial axes.
+        ValueError: if no place is found (the message names alternatives), if a place has attention
+            already, if its channels are unknown or not on axis 1, or if the layer does not take
+            these channels or the number of spatial axes.
 
     Warns:
-        UserWarning: if a place may vanish when the model fuses its norms, or an addition has no
-            module that a layer could follow.
+        UserWarning: if a layer may be lost when the model fuses its norms, or if no module gives
+            the output that a residual addition adds.
 
     >>> from torch import nn
     >>> from icasa import SE
@@ -117,13 +121,13 @@ def insert_attention(
 
 
 def remove_attention(model: nn.Module) -> list[str]:
-    """Undo :func:`insert_attention`: state_dict and outputs are as before.
+    """Remove the layers that :func:`insert_attention` put in; keys and outputs are as before.
 
     Args:
-        model: any module, also a copy of the one that the layers were put into.
+        model: the module that the layers were put into, or a copy of it.
 
     Returns:
-        Names of the modules that lost their layer.
+        Names of the modules whose layer was removed.
 
     >>> from torch import nn
     >>> from icasa import SE

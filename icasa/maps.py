@@ -10,12 +10,12 @@ from icasa.attention import LAYERS
 
 
 class AttentionMaps(NamedTuple):
-    """The gates of one layer, and beta where the layer mixes two branches.
+    """The gates of one layer, and beta of an ICASA layer.
 
     Attributes:
-        gates: what the layer's ``gates`` gives, tensors that broadcast against its input. ICASA's
-            are those of ICA, one per axis (N, C, H, 1) and (N, C, 1, W), then SA's (N, C, H, W),
-            before its shuffle.
+        gates: the tensors that the layer's ``gates`` returns; they broadcast against its input.
+            Those of ICASA are ICA's, (N, C, H, 1) and (N, C, 1, W), then SA's, (N, C, H, W), before
+            the shuffle.
         beta: ICASA's weight of ICA, a tensor of one element; None for other layers.
     """
 
@@ -24,11 +24,11 @@ class AttentionMaps(NamedTuple):
 
 
 def attention_maps(model: nn.Module, x: Tensor, *, grad: bool = False) -> dict[str, AttentionMaps]:
-    """Gates of every attention layer of ``model``, each at its own input, in one forward of ``x``.
+    """Return the gates of every attention layer of ``model``, from one forward of ``x``.
 
-    The model runs in its present mode (call ``model.eval()`` first for what a trained network
-    does) and is not changed: BatchNorms update copies of their running statistics. A layer within a
-    layer, such as ICASA's branches, is shown by the outer one alone.
+    The model runs in its present mode; for a trained network call ``model.eval()`` first. The model
+    is not changed: BatchNorms update copies of their running statistics. Layers inside a layer,
+    such as ICASA's branches, have no entry of their own.
 
     Args:
         model: any module with layers of :mod:`icasa` in it.
@@ -36,9 +36,9 @@ def attention_maps(model: nn.Module, x: Tensor, *, grad: bool = False) -> dict[s
         grad: keep the graph, so that the maps can be differentiated.
 
     Returns:
-        For each layer that ran, in the order of their first run, its qualified name and its
-        :class:`icasa.AttentionMaps`. Where a layer runs again in the same forward, its name is
-        followed by "#2", "#3" and so on. Empty for a model without attention.
+        The :class:`icasa.AttentionMaps` of each layer by its qualified name, in the order of their
+        first call. If a layer is called again in the same forward, "#2", "#3" and so on follow its
+        name. A model without attention gives an empty dictionary.
 
     >>> import torch
     >>> from torch import nn

@@ -8,25 +8,25 @@ NORMS = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase)
 
 
 def one_axis_parameters(module: nn.Module) -> set[str]:
-    """Return the names of gates, beta, norms and biases, which weight decay would spoil."""
+    """Return the names of the parameters to leave without decay: gates, beta, norms, biases."""
     return {name for name, p in module.named_parameters() if p.ndim == 1}
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Split the trainable parameters of ``model`` into decayed and spared ones.
+    """Split the trainable parameters of ``model`` into groups with and without weight decay.
 
-    Spared, that is without decay, are gates, beta, norms and biases: every parameter with at most
-    one axis, every one of a norm, every name ending in ``bias``, and whatever any submodule's
-    ``no_weight_decay()`` names (names without a parameter are ignored, as timm does). A shared
-    parameter is listed once, and is spared if it is under any of its names. Call it on the model
-    itself, before a wrapper that flattens parameters.
+    Without decay ("spared") are gates, beta, norms and biases. These are: every parameter with at
+    most one axis, every parameter of a norm, every name that ends in ``bias``, and every name that
+    ``no_weight_decay()`` of a submodule returns (names without a parameter are ignored, as in
+    timm). A shared parameter is listed once; it has no decay if any of its names has none. Call
+    the function on the model itself, before a wrapper that flattens parameters.
 
     Args:
         model: any module.
         weight_decay: decay of the first group, at least 0.
 
     Returns:
-        Two groups for ``torch.optim.AdamW`` and its like, with the keys ``params``,
+        Two groups for ``torch.optim.AdamW`` and similar optimisers, with the keys ``params``,
         ``weight_decay`` and ``name``: "decayed", then "spared" with a decay of 0.
 
     Raises:

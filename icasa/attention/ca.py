@@ -12,7 +12,7 @@ from icasa.padding import batch_norm
 
 
 class CA(nn.Module):
-    r"""Coordinate attention: weighs each row and each column of a feature map.
+    r"""Coordinate attention: multiplies each row and each column of a feature map by a gate.
 
     .. math::
 
@@ -20,8 +20,8 @@ class CA(nn.Module):
         y_c(i, j) = x_c(i, j)\, \sigma(F_h(f^h))_c(i)\, \sigma(F_w(f^w))_c(j)
 
     :math:`z^h`, :math:`z^w` are the means over W and over H; :math:`F_1` is a 1x1 convolution to
-    :math:`M = \max(8, \lfloor C / r \rfloor)` channels, :math:`F_h`, :math:`F_w` lead back to
-    :math:`C`. With ``ndim`` axes there are as many means, and the gates multiply.
+    :math:`M = \max(8, \lfloor C / r \rfloor)` channels. :math:`F_h`, :math:`F_w` are 1x1
+    convolutions back to :math:`C`. With ``ndim`` axes there are ``ndim`` means and ``ndim`` gates.
 
     Parameters: :math:`CM + 3M + n(MC + C)`, so 1,688 for ``CA(64)``. Multiply-accumulates, with
     :math:`L` the sum of the axis lengths: :math:`2LCM`.
@@ -30,18 +30,18 @@ class CA(nn.Module):
         channels: :math:`C`, the channels of the input.
         reduction: :math:`r`; the width :math:`M` is never below 8.
         ndim: number of spatial axes, 1, 2 or 3.
-        fused: None to use a kernel where it is faster, True to insist, False for PyTorch's own
-            operators; see :func:`icasa.backend`.
-        device: where the parameters are made.
+        fused: None uses a kernel where it is available and faster, True always uses it, False
+            uses PyTorch's operators; see :func:`icasa.backend`.
+        device: device of the parameters.
         dtype: type of the parameters.
 
     Shape:
         - Input: (N, C, \*S) with ``ndim`` spatial axes of any length.
-        - ``lengths``: (N,) integers, the valid positions of the last axis where a batch is padded.
+        - ``lengths``: (N,) integers, the valid positions of the last axis in a padded batch.
         - Output: the same shape, dtype and memory format.
 
     Raises:
-        ValueError: if an argument or the input's shape or dtype does not fit. In training a
+        ValueError: if an argument, or the shape or dtype of the input, is not valid. In training a
             BatchNorm needs more than one value per channel (``ndim=1`` with N = L = 1 has one).
 
     Reference:
@@ -79,7 +79,7 @@ class CA(nn.Module):
         )
 
     def reset_parameters(self) -> None:
-        """Draw all parameters anew and forget the running statistics."""
+        """Initialise all parameters again and reset the running statistics."""
         for layer in (self.reduce, self.norm, *self.expand):
             layer.reset_parameters()
 
@@ -87,12 +87,12 @@ class CA(nn.Module):
         return self.act(batch_norm(self.norm, self.reduce(z), valid))  # type: ignore[no-any-return]
 
     def gates(self, x: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, ...]:
-        """Attention maps of ``x``: per axis a gate in (0, 1), (N, C, H, 1) then (N, C, 1, W)."""
+        """Return the attention maps of ``x``, gates in (0, 1): (N, C, H, 1), then (N, C, 1, W)."""
         check_input(self, x)
         return coordinate_gates(x, self._squeeze, self.expand, lengths)
 
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """Weigh ``x`` by the product of its gates."""
+        """Multiply ``x`` by its gates."""
         check_input(self, x)
         if (y := run_kernel(self, x, lengths)) is not None:
             return y

@@ -13,7 +13,7 @@ from icasa.padding import batch_norm, check_lengths, clear_padding, spatial_mean
 
 
 class CBAM(nn.Module):
-    r"""Convolutional block attention: weighs the channels, then the positions.
+    r"""Convolutional block attention: multiplies the channels, then the positions, by gates.
 
     .. math::
 
@@ -27,21 +27,21 @@ class CBAM(nn.Module):
 
     Args:
         channels: :math:`C`, the channels of the input.
-        reduction: :math:`r`; the bottleneck is never empty.
-        kernel_size: odd :math:`k` of the spatial convolution.
-        fused: None to use a kernel where it is faster, True to insist, False for PyTorch's own
-            operators; see :func:`icasa.backend`.
-        device: where the parameters are made.
+        reduction: :math:`r`; the width :math:`M` is never below 1.
+        kernel_size: :math:`k`, the odd kernel size of the spatial convolution.
+        fused: None uses a kernel where it is available and faster, True always uses it, False
+            uses PyTorch's operators; see :func:`icasa.backend`.
+        device: device of the parameters.
         dtype: type of the parameters.
 
     Shape:
         - Input: (N, C, H, W).
-        - ``lengths``: (N,) integers, the valid positions of the last axis where a batch is padded.
+        - ``lengths``: (N,) integers, the valid positions of the last axis in a padded batch.
         - Output: the same shape, dtype and memory format.
 
     Raises:
-        ValueError: if an argument or the input's shape or dtype does not fit. In training the
-            BatchNorm needs more than one value (N = H = W = 1 has one).
+        ValueError: if an argument, or the shape or dtype of the input, is not valid. In training
+            the BatchNorm needs more than one value (N = H = W = 1 has one).
 
     Reference:
         Woo et al. 2018, "CBAM: Convolutional Block Attention Module".
@@ -76,7 +76,7 @@ class CBAM(nn.Module):
         self.norm = nn.BatchNorm2d(1, momentum=0.01, device=device, dtype=dtype)
 
     def reset_parameters(self) -> None:
-        """Draw all parameters anew and forget the running statistics."""
+        """Initialise all parameters again and reset the running statistics."""
         for layer in (self.squeeze, self.excite, self.conv, self.norm):
             layer.reset_parameters()
 
@@ -99,12 +99,12 @@ class CBAM(nn.Module):
         return channel, y, torch.sigmoid(batch_norm(self.norm, self.conv(maps), where)).to(x.dtype)
 
     def gates(self, x: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, ...]:
-        """Attention maps of ``x``: by channel (N, C, 1, 1), then by position (N, 1, H, W)."""
+        """Return the attention maps of ``x``: channels (N, C, 1, 1), positions (N, 1, H, W)."""
         channel, _, spatial = self._attend(x, lengths)
         return channel, spatial
 
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """Weigh the channels and then the positions of ``x``."""
+        """Multiply the channels and then the positions of ``x`` by their gates."""
         check_input(self, x)
         if (y := run_kernel(self, x, lengths)) is not None:
             return y

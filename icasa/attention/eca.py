@@ -18,31 +18,31 @@ def adaptive_kernel_size(channels: int) -> int:
 
 
 class ECA(nn.Module):
-    r"""Efficient channel attention: weighs a channel by the means of its neighbours.
+    r"""Efficient channel attention: multiplies a channel by a gate from its neighbours' means.
 
     .. math:: y_c = x_c\, \sigma\Big(\sum_{t=1}^{k} w_t\, \bar{x}_{c + t - (k + 1) / 2}\Big)
 
     :math:`\bar{x}` are the channel means, zero beyond the ends. By default
-    :math:`k = \lfloor (\log_2 C + b) / \gamma \rfloor` with :math:`\gamma = 2`, :math:`b = 1`, made
-    odd upward.
+    :math:`k = \lfloor (\log_2 C + b) / \gamma \rfloor` with :math:`\gamma = 2`, :math:`b = 1`; an
+    even k is increased by 1.
 
     Parameters: :math:`k`. Multiply-accumulates: :math:`kC`.
 
     Args:
         channels: :math:`C`, the channels of the input.
-        kernel_size: odd :math:`k`; None follows the formula.
-        fused: None to use a kernel where it is faster, True to insist, False for PyTorch's own
-            operators; see :func:`icasa.backend`.
-        device: where the parameters are made.
+        kernel_size: :math:`k`, odd; None uses the formula.
+        fused: None uses a kernel where it is available and faster, True always uses it, False
+            uses PyTorch's operators; see :func:`icasa.backend`.
+        device: device of the parameters.
         dtype: type of the parameters.
 
     Shape:
         - Input: (N, C, H, W).
-        - ``lengths``: (N,) integers, the valid positions of the last axis where a batch is padded.
+        - ``lengths``: (N,) integers, the valid positions of the last axis in a padded batch.
         - Output: the same shape, dtype and memory format.
 
     Raises:
-        ValueError: if an argument or the input's shape or dtype does not fit.
+        ValueError: if an argument, or the shape or dtype of the input, is not valid.
 
     Reference:
         Wang et al. 2020, "ECA-Net: Efficient Channel Attention for Deep Convolutional Neural
@@ -76,17 +76,17 @@ class ECA(nn.Module):
         )
 
     def reset_parameters(self) -> None:
-        """Draw the kernel anew by torch's default."""
+        """Initialise the kernel again, by torch's default."""
         self.conv.reset_parameters()
 
     def gates(self, x: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, ...]:
-        """Attention map of ``x``: one gate in (0, 1) per channel, (N, C, 1, 1)."""
+        """Return the attention map of ``x``: one gate in (0, 1) per channel, (N, C, 1, 1)."""
         check_input(self, x)
         mean = spatial_mean(x, lengths, 2).flatten(1).unsqueeze(1)  # (N, 1, C)
         return (torch.sigmoid(self.conv(mean)).to(x.dtype).transpose(1, 2).unsqueeze(3),)
 
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """Weigh the channels of ``x``."""
+        """Multiply the channels of ``x`` by their gates."""
         check_input(self, x)
         if (y := run_kernel(self, x, lengths)) is not None:
             return y

@@ -13,7 +13,7 @@ from icasa.padding import batch_norm
 
 
 class ICA(nn.Module):
-    r"""Improved coordinate attention: weighs each row and each column of a feature map.
+    r"""Improved coordinate attention: multiplies each row and each column of a map by a gate.
 
     .. math::
 
@@ -30,9 +30,9 @@ class ICA(nn.Module):
 
     The depthwise-separable convolution runs along the concatenated axis and reduces :math:`C` to
     :math:`M = \max(8, \lfloor C / r \rfloor)` channels; :math:`F_h`, :math:`F_w` are 1x1
-    convolutions back to :math:`C`. With a kernel of 3 the last row and the first column touch at
-    the seam of the concatenation. With ``ndim`` axes there are as many means, and the gates
-    multiply.
+    convolutions back to :math:`C`. With a kernel of 3 the last row and the first column are
+    neighbours in the concatenation. With ``ndim`` axes there are ``ndim`` means and ``ndim``
+    gates.
 
     Parameters: :math:`C(k + 1) + CM + 3M + n(MC + C)`. Multiply-accumulates, with :math:`L` the
     sum of the axis lengths: :math:`L(Ck + 2CM)`.
@@ -40,21 +40,21 @@ class ICA(nn.Module):
     Args:
         channels: :math:`C`, the channels of the input.
         reduction: :math:`r`; the width :math:`M` is never below 8.
-        kernel_size: odd taps :math:`k` of the depthwise convolution.
-        norm: whether Eq. 8 has its BatchNorm.
+        kernel_size: :math:`k`, the odd kernel size of the depthwise convolution.
+        norm: whether Eq. 8 has a BatchNorm.
         ndim: number of spatial axes, 1, 2 or 3.
-        fused: None to use a kernel where it is faster, True to insist, False for PyTorch's own
-            operators; see :func:`icasa.backend`.
-        device: where the parameters are made.
+        fused: None uses a kernel where it is available and faster, True always uses it, False
+            uses PyTorch's operators; see :func:`icasa.backend`.
+        device: device of the parameters.
         dtype: type of the parameters.
 
     Shape:
         - Input: (N, C, \*S) with ``ndim`` spatial axes of any length.
-        - ``lengths``: (N,) integers, the valid positions of the last axis where a batch is padded.
+        - ``lengths``: (N,) integers, the valid positions of the last axis in a padded batch.
         - Output: the same shape, dtype and memory format.
 
     Raises:
-        ValueError: if an argument or the input's shape or dtype does not fit. In training a
+        ValueError: if an argument, or the shape or dtype of the input, is not valid. In training a
             BatchNorm needs more than one value per channel (``ndim=1`` with N = L = 1 has one).
 
     Reference:
@@ -103,7 +103,7 @@ class ICA(nn.Module):
         )
 
     def reset_parameters(self) -> None:
-        """Draw all parameters anew and forget the running statistics."""
+        """Initialise all parameters again and reset the running statistics."""
         for layer in (self.reduce, *self.expand):
             layer.reset_parameters()
         if isinstance(self.norm, nn.BatchNorm1d):
@@ -114,12 +114,12 @@ class ICA(nn.Module):
         return self.act(batch_norm(self.norm, self.reduce(z), valid))  # type: ignore[no-any-return]
 
     def gates(self, x: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, ...]:
-        """Attention maps of ``x``: per axis a gate in (0, 1), (N, C, H, 1) then (N, C, 1, W)."""
+        """Return the attention maps of ``x``, gates in (0, 1): (N, C, H, 1), then (N, C, 1, W)."""
         check_input(self, x)
         return coordinate_gates(x, self._squeeze, self.expand, lengths)
 
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """Weigh ``x`` by the product of its gates (Eq. 11)."""
+        """Multiply ``x`` by its gates (Eq. 11)."""
         check_input(self, x)
         if (y := run_kernel(self, x, lengths)) is not None:
             return y

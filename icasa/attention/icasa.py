@@ -23,35 +23,36 @@ torch.fx.wrap("bounded_share")  # torch.fx records the call, as the type is know
 
 
 class ICASA(nn.Module):
-    r"""Improved coordinate and shuffle attention, mixed by a learnable weight.
+    r"""Improved coordinate and shuffle attention: the weighted sum of ICA and SA.
 
     .. math:: \mathrm{ICASA}(x) = \beta\, \mathrm{ICA}(x) + (1 - \beta)\, \mathrm{SA}(x) \tag{5}
 
-    :math:`\beta` starts at 0.5 and is read as ``layer.beta``; the branches are ``layer.ica`` and
-    ``layer.sa``. SA ends in a channel shuffle, so Eq. 5 adds different channels at one index;
-    ``shuffle=False`` aligns them. A fresh layer scales its input by about 0.5: ``residual=True``
-    adds the input back.
+    :math:`\beta` is learnable, starts at 0.5 and is read as ``layer.beta``. The branches are
+    ``layer.ica`` and ``layer.sa``. SA ends in a channel shuffle, so Eq. 5 adds different channels.
+    With ``shuffle=False`` the channels keep their order: use it before a residual addition and in
+    a pretrained network. A new layer scales its input by about 0.5; ``residual=True`` adds the
+    input to the output.
 
-    Parameters: those of ICA and SA and one more. Multiply-accumulates: those of ICA.
+    Parameters: those of ICA and SA, and one more. Multiply-accumulates: those of ICA.
 
     Args:
-        channels: :math:`C`, divisible by twice ``groups``.
+        channels: :math:`C`, divisible by ``2 * groups``.
         groups: :math:`G` of SA.
         reduction: :math:`r` of ICA.
-        kernel_size: odd taps of ICA's depthwise convolution.
-        norm: whether ICA has its BatchNorm.
+        kernel_size: the odd kernel size of ICA's depthwise convolution.
+        norm: whether ICA has a BatchNorm.
         shuffle: whether SA shuffles its channels, as in the paper.
         bounded: keep :math:`\beta` in (0, 1) as the sigmoid of its parameter, which starts at 0.
         residual: return :math:`x + \mathrm{ICASA}(x)`.
         ndim: number of spatial axes, 1, 2 or 3.
-        fused: None to use a kernel where it is faster, True to insist, False for PyTorch's own
-            operators; see :func:`icasa.backend`.
-        device: where the parameters are made.
+        fused: None uses a kernel where it is available and faster, True always uses it, False
+            uses PyTorch's operators; see :func:`icasa.backend`.
+        device: device of the parameters.
         dtype: type of the parameters.
 
     Shape:
         - Input: (N, C, \*S) with ``ndim`` spatial axes of any length.
-        - ``lengths``: (N,) integers, the valid positions of the last axis where a batch is padded.
+        - ``lengths``: (N,) integers, the valid positions of the last axis in a padded batch.
         - Output: the same shape, dtype and memory format.
 
     Raises:
@@ -105,19 +106,19 @@ class ICASA(nn.Module):
         nn.init.constant_(self.raw_beta, 0.0 if self.bounded else 0.5)
 
     def reset_parameters(self) -> None:
-        """Draw both branches anew and set beta to 0.5."""
+        """Initialise both branches again and set beta to 0.5."""
         self.ica.reset_parameters()
         self.sa.reset_parameters()
         self._reset_beta()
 
     def gates(self, x: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, ...]:
-        """Attention maps of ``x``: those of ICA, one per axis, then that of SA."""
+        """Return the attention maps of ``x``: those of ICA, one per axis, then that of SA."""
         check_input(self, x)
         lengths = check_lengths(x, lengths)
         return (*self.ica.gates(x, lengths), *self.sa.gates(x, lengths))
 
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """Mix the two branches (Eq. 5)."""
+        """Return the weighted sum of the two branches (Eq. 5)."""
         check_input(self, x)
         if (y := run_kernel(self, x, lengths)) is not None:
             return y

@@ -39,7 +39,7 @@ class PlaneNorm(nn.GroupNorm):
 
 
 class SA(nn.Module):
-    r"""Shuffle attention: half of each channel group is gated by channel, half by position.
+    r"""Shuffle attention: one half of each channel group has gates by channel, one by position.
 
     Group :math:`X_k` of :math:`G` is split into :math:`X_{k1}`, :math:`X_{k2}` of
     :math:`C / 2G` channels each:
@@ -51,30 +51,31 @@ class SA(nn.Module):
     .. math:: X'_{k2} = \sigma(W_2\, \mathrm{GN}(X_{k2}) + b_2)\, X_{k2} \tag{14}
 
     The halves are joined and the channels shuffled by two: channel :math:`j C/2 + k` moves to
-    :math:`2k + j`. GN is per channel; all groups share its affine and :math:`W_1, b_1, W_2, b_2`.
-    At the start :math:`W = 0, b = 1`, so the layer is shuffle(:math:`\sigma(1)\, x`).
+    :math:`2k + j`. GN (group normalisation) is per channel. All groups share its affine parameters
+    and :math:`W_1, b_1, W_2, b_2`. At the start :math:`W = 0, b = 1`, so a new layer is
+    shuffle(:math:`\sigma(1)\, x`).
 
-    Parameters: :math:`3 C / G`. No multiply-accumulates of convolution or matrix kind.
+    Parameters: :math:`3 C / G`. No multiply-accumulates of convolutions or matrix products.
 
     Args:
         channels: :math:`C`, divisible by :math:`2G`.
         groups: :math:`G`.
-        shuffle: whether the channels are shuffled at the end. Without it the output stays aligned
-            with the input, as a residual or a pretrained neighbour needs.
+        shuffle: whether the channels are shuffled at the end. Pass False before a residual
+            addition and in a pretrained network, where the channels must keep their order.
         ndim: number of spatial axes, 1, 2 or 3.
-        fused: None to use a kernel where it is faster, True to insist, False for PyTorch's own
-            operators; see :func:`icasa.backend`.
-        device: where the parameters are made.
+        fused: None uses a kernel where it is available and faster, True always uses it, False
+            uses PyTorch's operators; see :func:`icasa.backend`.
+        device: device of the parameters.
         dtype: type of the parameters.
 
     Shape:
         - Input: (N, C, \*S) with ``ndim`` spatial axes of any length.
-        - ``lengths``: (N,) integers, the valid positions of the last axis where a batch is padded.
+        - ``lengths``: (N,) integers, the valid positions of the last axis in a padded batch.
         - Output: the same shape, dtype and memory format.
 
     Raises:
-        ValueError: if ``channels`` does not divide by :math:`2G` (the message lists the groups that
-            fit), or another argument or the input's shape or dtype does not fit.
+        ValueError: if ``channels`` is not divisible by :math:`2G` (the message lists the groups
+            that fit), or if another argument, or the shape or dtype of the input, is not valid.
 
     Reference:
         Li et al. 2026, section 2.2.2; Zhang and Yang 2021, "SA-Net: Shuffle Attention for Deep
@@ -138,9 +139,10 @@ class SA(nn.Module):
         return torch.unflatten(self.norm(x.flatten(0, 1)), 0, (-1, self.groups))
 
     def gates(self, x: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, ...]:
-        """Attention map of ``x``: one gate in (0, 1) per element, (N, C, H, W), before the shuffle.
+        """Return the attention map of ``x``, (N, C, H, W): a gate in (0, 1) for each element.
 
-        In each group the first half of the channels has one value per plane.
+        The maps are those before the shuffle. In each group the first half of the channels has one
+        value per plane.
         """
         check_input(self, x)
         lengths = check_lengths(x, lengths)

@@ -11,7 +11,7 @@ from icasa.padding import spatial_mean
 
 
 class SE(nn.Module):
-    r"""Squeeze-and-excitation: weighs each channel by a small net over all channel means.
+    r"""Squeeze-and-excitation: multiplies each channel by a gate that all channel means give.
 
     .. math:: y_c = x_c\, \sigma(W_2\, \mathrm{ReLU}(W_1 \bar{x} + b_1) + b_2)_c
 
@@ -22,20 +22,20 @@ class SE(nn.Module):
 
     Args:
         channels: :math:`C`, the channels of the input.
-        reduction: :math:`r`; the bottleneck is never empty.
+        reduction: :math:`r`; the width :math:`M` is never below 1.
         ndim: number of spatial axes, 1, 2 or 3.
-        fused: None to use a kernel where it is faster, True to insist, False for PyTorch's own
-            operators; see :func:`icasa.backend`.
-        device: where the parameters are made.
+        fused: None uses a kernel where it is available and faster, True always uses it, False
+            uses PyTorch's operators; see :func:`icasa.backend`.
+        device: device of the parameters.
         dtype: type of the parameters.
 
     Shape:
         - Input: (N, C, \*S) with ``ndim`` spatial axes of any length.
-        - ``lengths``: (N,) integers, the valid positions of the last axis where a batch is padded.
+        - ``lengths``: (N,) integers, the valid positions of the last axis in a padded batch.
         - Output: the same shape, dtype and memory format.
 
     Raises:
-        ValueError: if an argument or the input's shape or dtype does not fit.
+        ValueError: if an argument, or the shape or dtype of the input, is not valid.
 
     Reference:
         Hu, Shen and Sun 2018, "Squeeze-and-Excitation Networks".
@@ -66,19 +66,19 @@ class SE(nn.Module):
         self.excite = nn.Linear(width, channels, device=device, dtype=dtype)
 
     def reset_parameters(self) -> None:
-        """Draw both linear maps anew by torch's default."""
+        """Initialise both linear maps again, by torch's default."""
         self.squeeze.reset_parameters()
         self.excite.reset_parameters()
 
     def gates(self, x: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, ...]:
-        """Attention map of ``x``: one gate in (0, 1) per channel, (N, C, 1, 1)."""
+        """Return the attention map of ``x``: one gate in (0, 1) per channel, (N, C, 1, 1)."""
         check_input(self, x)
         mean = spatial_mean(x, lengths, self.ndim).flatten(1)  # (N, C)
         gate = torch.sigmoid(self.excite(F.relu(self.squeeze(mean)))).to(x.dtype)
         return (gate[(..., *[None] * self.ndim)],)
 
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """Weigh the channels of ``x``."""
+        """Multiply the channels of ``x`` by their gates."""
         check_input(self, x)
         if (y := run_kernel(self, x, lengths)) is not None:
             return y

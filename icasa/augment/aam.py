@@ -58,7 +58,7 @@ class AAM(nn.Module):
         or multi-hot; difficulty (N,); out (N + M, \*) and float (N + M, K) with M <= N.
 
     Raises:
-        ValueError: an option, shape, dtype, device or class index that does not fit. (Under
+        ValueError: an option, shape, dtype, device or class index that is not valid. (Under
             torch.compile the class indices are not read.)
 
     Reference:

@@ -26,7 +26,7 @@ class RandomCrop(nn.Module):
         x (N, \*, W) of any floating dtype, W time; out the same.
 
     Raises:
-        ValueError: an option, shape or dtype that does not fit, or lengths outside 1..W.
+        ValueError: an option, shape or dtype that is not valid, or lengths outside 1..W.
 
     Reference:
         Li et al. 2026, section 3.4.1 and Table 9 ("RC").

@@ -49,7 +49,7 @@ def soft_cross_entropy(
         scalar, or (N,) without reduction, in float32 at least.
 
     Raises:
-        ValueError: a shape, class index or option that does not fit. (Under torch.compile the
+        ValueError: a shape, class index or option that is not valid. (Under torch.compile the
             class indices are not read.)
 
     Reference:

@@ -35,7 +35,7 @@ class MixUp(nn.Module):
         or multi-hot; out (N, \*) and float (N, K).
 
     Raises:
-        ValueError: an option, shape, dtype, device or class index that does not fit. (Under
+        ValueError: an option, shape, dtype, device or class index that is not valid. (Under
             torch.compile the class indices are not read.)
 
     Reference:

@@ -31,7 +31,7 @@ class SpecAugment(nn.Module):
         x (N, \*, H, W) of any floating dtype, H frequency and W time; out the same.
 
     Raises:
-        ValueError: an option, shape or dtype that does not fit, lengths outside 1..W, or a mask
+        ValueError: an option, shape or dtype that is not valid, lengths outside 1..W, or a mask
             wider than its axis.
 
     Reference:

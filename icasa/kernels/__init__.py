@@ -80,32 +80,34 @@ def weigh(
 
 
 def backend(device: str = "cpu") -> str:
-    """Name what computes the attention layers on their fast path, on a type of device.
+    """Return the name of the backend that computes the attention layers' fast path on a device.
 
-    They have a fast path with the same values, in fewer passes over their input. ``fused`` chooses
-    it:
+    The fast path is a kernel that computes the same values with fewer passes over the input. The
+    option ``fused`` of a layer chooses it:
 
-    - ``None`` (default): use the fast CPU kernel where it is available and faster. On CUDA, and
-      with a part of the layer replaced, hooked, pruned or parametrised, PyTorch's operators run.
-    - ``True``: always use its operator, on CUDA by Triton, which SE, ECA and CBAM have not; raise a
-      ValueError that names the reason where it cannot be used, as with ``lengths``. Where the C
-      does not serve, as for float64, the operator computes in float64 by PyTorch, which is slower
-      than ``False``.
-    - ``False``: PyTorch's operators. It is the choice for second derivatives, which a kernel
-      refuses.
+    - ``None`` (default): use the fast CPU kernel where it is available and faster. PyTorch's
+      operators are used on CUDA, and if a part of the layer was replaced, hooked, pruned or
+      parametrised.
+    - ``True``: always use its operator. On CUDA the operator is written in Triton; SE, ECA and CBAM
+      have none there. Where it cannot be used, for example with ``lengths``, a ValueError names the
+      reason. For inputs that the C code does not take, such as float64, the operator computes in
+      float64 by PyTorch, which is slower than ``False``.
+    - ``False``: PyTorch's operators. Choose it for second derivatives and batched gradients, which
+      a kernel refuses.
 
-    A kernel copies an input that is not contiguous, and returns channels_last as such.
+    A kernel copies an input that is not contiguous. The output of a channels_last input is in
+    channels_last.
 
     Args:
         device: "cpu" or "cuda".
 
     Returns:
-        "c" for the compiled kernel of the CPU, "torch" for PyTorch's operators where it is missing
-        (the wheel has none for the platform, or no C compiler was found at installation), "triton"
-        for the kernels on CUDA, which are experimental.
+        "c": the compiled kernels of the CPU. "torch": PyTorch's operators, because the kernels are
+        missing (no wheel for the platform, and no C compiler at installation). "triton": the
+        kernels on CUDA, which are experimental.
 
     Raises:
-        ValueError: if no kernel exists for the device; "cuda" is known where triton is installed.
+        ValueError: if there is no kernel for the device. "cuda" needs triton.
 
     >>> import icasa
     >>> icasa.backend() in ("c", "torch")

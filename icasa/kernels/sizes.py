@@ -16,7 +16,7 @@ NAMES = {
 
 
 def refuse(expected: str, got: object, hint: str) -> NoReturn:
-    """Raise the error of an argument that does not fit."""
+    """Raise the error of an argument that is not valid."""
     raise ValueError(f"expected {expected}, got {got}; {hint}")
 
 
@@ -53,7 +53,7 @@ def check_layer(
     """Check the parameters of ``attend`` against x, or without `biases` the weights alone.
 
     Raises:
-        ValueError: where a size does not fit.
+        ValueError: if a size is not valid.
     """
     if x.ndim != 4:
         refuse("x of shape (N, C, H, W)", tuple(x.shape), "give it 4 axes")
@@ -93,7 +93,7 @@ def check_net(
     """Check the parameters of ``weigh`` against x, or without `biases` the weights alone.
 
     Raises:
-        ValueError: where a size does not fit, or a norm in training has one value.
+        ValueError: if a size is not valid, or a norm in training has one value.
     """
     if x.ndim != 4:
         refuse("x of shape (N, C, H, W)", tuple(x.shape), "give it 4 axes")
