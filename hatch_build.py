@@ -2,7 +2,7 @@
 
 A wheel is for one platform and any Python and torch: the library is plain C without Python's API,
 links no OpenMP, and takes its threads from the one that torch has loaded. ICASA_REQUIRE_C=1, for a
-release, makes a build without the library fail; else the wheel runs on torch operators.
+release, makes a build without the library fail; else the wheel uses PyTorch's operators.
 """
 
 import os
@@ -71,7 +71,7 @@ def compile_native(root: Path) -> bool:
             compile_to(root, linked)
         except OSError as error:
             library.unlink(missing_ok=True)
-            print(f"icasa: without {LIBRARY}, so that the CPU runs on torch operators: {error}")
+            print(f"icasa: {LIBRARY} was not built, so the CPU uses PyTorch's operators: {error}")
             return False
         linked.replace(library)  # at once, as other processes may have the old one in memory
     print(f"icasa: built {LIBRARY} by {shlex.join(find_compiler())}")

@@ -170,7 +170,10 @@ def inserts() -> tuple[str, str]:
     assert torch.equal(model(x), before)
     built = timm.create_model("resnet18", block_args={"attn_layer": "se"})
     assert any("SEModule" in type(module).__name__ for module in built.modules())
-    return "any network, also a trained one; its output does not change at first", "only its own networks, when they are built"
+    return (
+        "any network, also a trained one; its output does not change at first",
+        "only its own networks, when they are built",
+    )
 
 
 def names_insertion(library: str) -> str:

@@ -16,7 +16,7 @@ from icasa.environment import environment
 from icasa.kernels import backend
 
 CHANNELS = 16
-PLAIN = "plain torch operators"
+PLAIN = "PyTorch's operators"
 
 
 class _Operators(TorchFunctionMode):
@@ -43,7 +43,7 @@ def operators(layer: nn.Module, x: Tensor) -> list[str]:
 
 
 def path(make: Callable[..., nn.Module], device: str, train: bool) -> str:
-    """Name the backend that a fresh layer runs on, or say why it runs plain torch operators."""
+    """Name the backend that a fresh layer runs on, or say why it uses PyTorch's operators."""
     layer: Any = make(CHANNELS, device=device).train(train)
     x = torch.ones(8, CHANNELS, 56, 56, device=device)
     if not hasattr(layer, "fused"):
@@ -56,8 +56,8 @@ def path(make: Callable[..., nn.Module], device: str, train: bool) -> str:
     except ValueError as error:
         return f"{PLAIN}: {error}"
     if backend(device) == "torch":
-        return f"{PLAIN}: no C library"
-    return f"{PLAIN}: fused=None does not choose backend {backend(device)}, fused=True does"
+        return f"{PLAIN}: the C library is missing"
+    return f"{PLAIN}: fused=None chooses them here; fused=True uses backend {backend(device)}"
 
 
 def describe_backend(device: str) -> str:

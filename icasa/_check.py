@@ -31,7 +31,7 @@ def check_odd_int(name: str, value: int) -> int:
     value = check_positive_int(name, value)
     if value % 2 == 0:
         raise ValueError(
-            f"expected {name} to be odd, so that the length stays, got {value}; "
+            f"expected {name} to be odd, to keep the length, got {value}; "
             f"use {value - 1} or {value + 1}"
         )
     return value
@@ -77,7 +77,7 @@ def check_input(layer: Any, x: Tensor) -> None:
         )
     if fits:
         empty = " and ".join(axis for axis, size in zip(axes, x.shape[2:], strict=True) if not size)
-        raise ValueError(f"{error} with an empty {empty}; check what pools or crops it before")
+        raise ValueError(f"{error} with an empty {empty}; check the pooling or cropping before it")
     hint = "take x.real or x.abs()" if x.is_complex() else "call x.float()"
     raise ValueError(f"{name} expected a floating point x, got {x.dtype}; {hint} first")
 

@@ -31,7 +31,9 @@ LAYER_TYPES = (*CHANNEL_FIRST, nn.Linear, nn.LayerNorm)
 
 LAST, NO_MODULE = "channels are last", "no module gives what is added alone"
 EXAMPLE = "give example=, an input of the model"
-GOT_LAST = "got its channels last; choose a convolution or a module that permutes them"
+GOT_LAST = (
+    "got channels on the last axis; choose a convolution or a module that moves them to axis 1"
+)
 
 
 class Place(NamedTuple):
@@ -66,7 +68,7 @@ def _matching(model: nn.Module, where: Any, trace: Trace | None) -> list[Place]:
         raise ValueError(f"expected {expected}, got {where!r}")
     if not found:
         near = difflib.get_close_matches(text, known, n=5, cutoff=0.3) or sorted(known)[:5]
-        raise ValueError(f"expected where to match a module, got {text!r}; near it: {near}")
+        raise ValueError(f"expected where to match a module, got {text!r}; similar names: {near}")
     ends = _first_names(_last_module(*item) for item in found.items())
     if trace is None:
         return [_declared_place(model, n, m, m, rule) for n, m in ends.items()]
@@ -110,7 +112,7 @@ def _only_call(name: str, calls: list[Call]) -> Call:
     if len(calls) == 1 and len(calls[0].shape) >= 3:
         return calls[0]._replace(name=name)
     got = [call.shape or "no single tensor" for call in calls] or "no call"
-    hint = "choose a module that is called once in a forward and gives one tensor"
+    hint = "choose a module that is called once in a forward and returns one tensor"
     raise ValueError(f"expected one output (N, C, ...) of {name!r}, got {got}; {hint}")
 
 
@@ -134,7 +136,9 @@ def _residual_by_name(model: nn.Module) -> list[Place]:
             place = _end_by_registration(model, name, block, rule)
             places.setdefault(place.module, place)
     if not places:
-        expected = "expected residual blocks that an attribute for a shortcut or a name tells"
+        expected = (
+            "expected residual blocks with an attribute for the shortcut or a known class name"
+        )
         hint = f"{EXAMPLE}, to see its additions, or {_alternatives(model)}"
         raise ValueError(f"{expected}, got none in {type(model).__name__}; {hint}")
     return list(places.values())

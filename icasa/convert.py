@@ -1,4 +1,4 @@
-"""Convert weights between our layers and the official ones or timm's: renamed, reshaped, exact."""
+"""Convert weights between icasa's layers and the official ones or timm's: renamed and reshaped."""
 
 import inspect
 from collections.abc import Mapping
@@ -141,9 +141,8 @@ def _check_keys(entries: Mapping[str, _Entry], state_dict: Weights) -> None:
     unexpected = [key for key in state_dict if key not in expected]
     if missing or unexpected:
         raise ValueError(
-            f"expected the peer's keys in state_dict, got {missing} missing and {unexpected} "
-            f"unexpected; "
-            f"check the source and strip prefixes such as 'module.'"
+            f"expected the keys of the source in state_dict, got {missing} missing and "
+            f"{unexpected} unexpected; check source and remove prefixes such as 'module.'"
         )
     for key, value in state_dict.items():
         axes = len(expected[key].shape)
@@ -173,8 +172,8 @@ def _options(
             if made[key].shape[0] == width:
                 return {**shown, "channels": C, "reduction": reduction}
         raise ValueError(
-            f"expected a width that some reduction gives {layer.__name__}({C}), got {width}; "
-            f"keep the peer's own layer"
+            f"expected a width that {layer.__name__}({C}) has for some reduction, got {width}; "
+            f"keep the layer of the source"
         )
     return {**shown, "channels": C}
 
@@ -285,14 +284,14 @@ def to_peer(model: nn.Module, *, source: str, bias: bool | None = None) -> dict[
     """
     entries, values = _entries(model, source), {}
     if bias is not None and not any(entry.biases for entry in entries.values()):
-        raise ValueError(f"expected bias=None, as source {source!r} leaves no choice, got {bias!r}")
+        raise ValueError(f"expected bias=None for source {source!r}, got {bias!r}; leave it out")
     for key, value in model.state_dict().items():
         entry = entries[key]
         if entry.peer and entry.biases and not (entry.peer.bias if bias is None else bias):
             if value.any():
                 raise ValueError(
-                    f"expected {key} to be zero, as {entry.peer.name} has no bias, got others; "
-                    f"pass bias=True and build {entry.peer.name} with biases"
+                    f"expected {key} to be zero, as {entry.peer.name} has no bias, got other "
+                    f"values; pass bias=True and build {entry.peer.name} with biases"
                 )
         else:
             copy = value.flip(1) if entry.swapped else value.clone()

@@ -189,7 +189,7 @@ def _try(built: nn.Module, x: Tensor, name: str) -> None:
 
 
 def _warn_of_fusion(model: nn.Module, places: Iterable[Place]) -> None:
-    """Warn of layers that would vanish with their module, a convolution or norm."""
+    """Warn of layers that would be lost with their module, a convolution or norm."""
     for place in places:
         parts = place.name.split(".")
         around = (model.get_submodule(".".join(parts[:n])) for n in range(len(parts)))
@@ -197,8 +197,9 @@ def _warn_of_fusion(model: nn.Module, places: Iterable[Place]) -> None:
         if fuses and isinstance(place.module, CHANNEL_FIRST):
             kind = type(place.module).__name__
             warnings.warn(
-                f"{fuses[-1]} has a method that may fuse {kind} {place.name!r}, so that the layer "
-                "would vanish or move; choose the whole module around it, or fuse first",
+                f"{fuses[-1]} has a method that may fuse {kind} {place.name!r}; the layer "
+                "after it would then be lost or moved; choose the whole module around it, "
+                "or fuse first",
                 stacklevel=3,
             )
             return  # one warning, not one for each block

@@ -218,7 +218,7 @@ def test_an_integer_tensor_in_front_does_not_decide_the_dtype():
 def test_a_bias_is_left_out_only_if_it_is_zero(layer):
     with pytest.raises(ValueError, match=r"bias to be zero, as \w+ has no bias.*pass bias=True"):
         to_peer(layer, source="timm")
-    with pytest.raises(ValueError, match="leaves no choice, got True"):
+    with pytest.raises(ValueError, match="expected bias=None for source 'official', got True"):
         to_peer(layer, source="official", bias=True)
 
 
@@ -238,9 +238,19 @@ REFUSED = [
     (CA, "timm", {"state_dict": coordinate()}, "missing and ['state_dict'] unexpected"),
     (CA, "timm", coordinate(**{"bn1.bias": 1}), "expected bn1.bias with 1 axes, got int"),
     (SE, "timm", LINEAR, "expected fc1.weight with 4 axes, got (4, 64); check the source"),
-    (CA, "timm", Coordinate(2048, 88).state_dict(), "reduction gives CA(2048), got 88; keep"),
-    (CA, "timm", coordinate(**{"conv1.weight": torch.ones(0, 64, 1, 1)}), "CA(64), got 0; keep"),
-    (SE, "timm", Squeeze(4, 8).state_dict(), "that some reduction gives SE(4), got 8; keep"),
+    (
+        CA,
+        "timm",
+        Coordinate(2048, 88).state_dict(),
+        "that CA(2048) has for some reduction, got 88; keep",
+    ),
+    (
+        CA,
+        "timm",
+        coordinate(**{"conv1.weight": torch.ones(0, 64, 1, 1)}),
+        "that CA(64) has for some reduction, got 0; keep",
+    ),
+    (SE, "timm", Squeeze(4, 8).state_dict(), "that SE(4) has for some reduction, got 8; keep"),
     (CA, "timm", coordinate(**{"conv_h.bias": torch.ones(1)}), "of shape (64,), got (1,)"),
     (ECA, "official", Neighbour(3).state_dict(), "channels for eca_layer, got None; pass"),
 ]

@@ -71,7 +71,7 @@ def test_a_library_that_fails_is_removed_and_its_reason_printed_once(tree, failu
     data = initialize(tree)
     out = capsys.readouterr().out
     assert len(re.findall(failure, out)) == 1, out
-    assert "the CPU runs on torch operators" in out
+    assert "the CPU uses PyTorch's operators" in out
     assert not (tree / hatch_build.LIBRARY).exists()
     assert data["artifacts"] == []
     assert not data["pure_python"]

@@ -34,17 +34,17 @@ def test_the_path_is_the_one_that_a_fresh_layer_takes(name, train):
     layer = getattr(icasa, name)
     said = report.path(layer, "cpu", train)
     if not hasattr(layer(8), "fused"):
-        assert said == "plain torch operators: this layer has no fused kernel"
+        assert said == "PyTorch's operators: this layer has no fused kernel"
     elif report.backend("cpu") == "c":
         assert said == "fused, backend c"
     else:
-        assert said == "plain torch operators: no C library"
+        assert said == "PyTorch's operators: the C library is missing"
 
 
 def test_without_the_c_library_it_says_so(monkeypatch):
     monkeypatch.setattr(report, "backend", lambda device: "torch")
     monkeypatch.setattr(report, "operators", lambda layer, x: [])
-    assert report.path(icasa.SA, "cpu", True) == "plain torch operators: no C library"
+    assert report.path(icasa.SA, "cpu", True) == "PyTorch's operators: the C library is missing"
     assert report.describe_backend("cpu").startswith("torch (no C library: none in the wheel")
 
 
@@ -73,7 +73,7 @@ def test_a_refusal_is_given_with_its_reason(monkeypatch):
             return super().forward(x[..., 0])
 
     said = report.path(Refused, "cpu", True)
-    assert said == "plain torch operators: fused=True expected ndim=2, got ndim=1"
+    assert said == "PyTorch's operators: fused=True expected ndim=2, got ndim=1"
 
 
 def test_operators_are_seen_where_they_are_called():

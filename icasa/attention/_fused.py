@@ -90,7 +90,7 @@ def _refuse_input(x: Tensor, lengths: Tensor | None) -> Refusal | None:
     if lengths is not None:
         return Refusal("no lengths", "lengths", "leave them out")
     if x.ndim != 4:
-        return Refusal("x of shape (N, C, H, W)", tuple(x.shape), "give it 4 axes")
+        return Refusal("x of shape (N, C, H, W)", tuple(x.shape), "reshape x to 4 axes")
     if x.device.type not in kernels.DEVICES:
         devices = list(kernels.DEVICES)
         return Refusal(f"x on one of {devices}", x.device, "move x (cuda needs triton)")

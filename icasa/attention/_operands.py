@@ -57,7 +57,7 @@ class Refusal(NamedTuple):
 
     expected: str
     got: Any
-    hint: str = "put the layer's own part back"
+    hint: str = "restore the layer's own part"
 
 
 def _is_own(cls: type) -> bool:

@@ -17,9 +17,9 @@ from icasa.padding import clear_padding
 
 
 class AAM(nn.Module):
-    r"""Adaptive Acoustic Mixup: add to a batch mixes of samples that sound alike.
+    r"""Adaptive Acoustic Mixup: add mixes of similar samples to a batch.
 
-    Each sample i draws one partner j among those with sim(x_i, x_j) > T, and
+    For each sample i, one partner j is drawn from those with sim(x_i, x_j) > T, and
 
     .. math:: \text{sim}(x_i, x_j) = \frac{r_i \cdot r_j}{\|r_i\|\, \|r_j\|} \tag{1}
 
@@ -30,28 +30,29 @@ class AAM(nn.Module):
         \tilde x = \lambda x_i + (1 - \lambda) x_j, \qquad
         \tilde y = \lambda y_i + (1 - \lambda) y_j \tag{4}
 
-    where r is the representation of x and d (Eq. 2) its loss. A sample without a candidate is not
-    mixed. Feed standardised features: raw MFCC all point one way, and T then admits every pair;
-    :meth:`report` shows what it admits. In ``eval()`` nothing is mixed and nothing is drawn.
+    where r is the representation of x, and d its loss (the difficulty, Eq. 2). A sample without a
+    candidate is not mixed. Use standardised features: all raw MFCC point in nearly the same
+    direction, so every pair passes T. :meth:`report` shows how many pairs pass. In ``eval()``
+    nothing is mixed and nothing is drawn.
 
-    A threshold above 0, or a quantile, that admits no pair, or every pair, in 50 training batches
-    in a row warns once per instance (not under torch.compile).
+    There is one warning per instance if no pair, or every pair, passes a threshold above 0 or a
+    quantile in 50 training batches in a row (not under torch.compile).
 
     Args:
         num_classes: K, the width of the labels.
         threshold: T, a cosine in [-1, 1].
-        alpha: α. The harder sample gets the smaller weight, as Eq. 3 is written; a negative α
-            gives it the larger one, 0 leaves difficulty out (λ = 0.5).
-        representation: r. ``"mean"`` averages x over its last axis (time), ``"flat"`` takes all
-            of x, a callable maps x to (N, D), a network in its own mode and on its own device. A
-            vector (N, D) is its own representation.
-        pairing: ``"similar"`` is Algorithm 1. ``"balanced"`` is step 1's wording: a fair coin per
-            sample asks for a partner of its own or of another class (equal argmax of the labels),
-            and takes the other kind where there is none. ``"random"`` admits every pair.
-        quantile: instead of ``threshold``, T is this quantile of the batch's similarities, of
-            those pairs that the utterances allow.
-        fixed_size: always return 2N rows and a weight (2N,), 0 for a row that found no partner
-            and repeats its original: static shapes for torch.compile and CUDA graphs.
+        alpha: α. By Eq. 3 the sample with the larger loss gets the smaller weight. A negative α
+            gives it the larger weight; with 0 the losses have no effect (λ = 0.5).
+        representation: r. ``"mean"`` averages x over its last axis (time). ``"flat"`` takes all
+            of x. A callable maps x to (N, D); a network runs in its own mode and on its own device.
+            A vector (N, D) is its own representation.
+        pairing: ``"similar"`` is Algorithm 1. ``"balanced"`` follows the text of step 1: with
+            equal probability the partner is of the same class or of another one (by the argmax of
+            the labels), and of the other kind if there is none. ``"random"`` lets every pair pass.
+        quantile: replaces ``threshold``: T is this quantile of the similarities in the batch, of
+            the pairs that ``utterance`` allows.
+        fixed_size: always return 2N rows and a weight (2N,), for static shapes under torch.compile
+            and in CUDA graphs. A sample without a partner is repeated with weight 0.
 
     Shape:
         x (N, \*) of any floating dtype and rank >= 2; y (N,) class indices or (N, K) one-hot, soft
@@ -127,15 +128,16 @@ class AAM(nn.Module):
             x: the batch.
             y: its labels.
             difficulty: d, the loss of each sample; it gets no gradient. Not needed for α = 0.
-            utterance: ids (N,); two segments of one utterance are never paired.
-            lengths: valid positions (N,) of x's last axis; Eq. 1 leaves the padding out, and
-                Eq. 4 takes it as zero. A mixed sample is as long as the longer of its two.
-            generator: the source of the draws, on x's device; torch's default one otherwise.
-            return_pairs: add a :class:`MixedPairs`.
+            utterance: ids (N,); two segments of one utterance are never mixed.
+            lengths: valid positions (N,) of x's last axis. The padding is left out of Eq. 1 and
+                set to zero in Eq. 4. A mixed sample is as long as the longer of its two samples.
+            generator: random generator on x's device; by default torch's.
+            return_pairs: also return a :class:`MixedPairs`.
 
         Returns:
-            ``(x_aug, y_aug)``, then the weight (2N,) if ``fixed_size``, then the pairs if asked
-            for. In ``eval()`` x itself, its labels as floats and, if ``fixed_size``, N ones.
+            ``(x_aug, y_aug)``, then the weight (2N,) with ``fixed_size``, then the pairs with
+            ``return_pairs``. In ``eval()`` x itself, its labels as floats and, with ``fixed_size``,
+            N ones.
         """
         y = self.float_labels(x, y)
         x_mix, y_mix, pairs = self.mix(
@@ -158,7 +160,7 @@ class AAM(nn.Module):
         lengths: Tensor | None = None,
         generator: torch.Generator | None = None,
     ) -> tuple[Tensor, Tensor, MixedPairs]:
-        """Return the mixed samples alone, their labels and their pairs (no rows in ``eval()``).
+        """Return only the mixed samples, their labels and their pairs (no rows in ``eval()``).
 
         >>> aam = AAM(2, pairing="random", alpha=0)
         >>> x_mix, y_mix, pairs = aam.mix(torch.eye(2), torch.arange(2))
@@ -181,7 +183,7 @@ class AAM(nn.Module):
         return x_mix, y_mix, pairs
 
     def float_labels(self, x: Tensor, y: Tensor) -> Tensor:
-        """Return y as (N, num_classes) floats: a soft label as it is, an index one-hot.
+        """Return y as floats (N, num_classes): class indices one-hot, soft labels unchanged.
 
         >>> AAM(3).float_labels(torch.randn(2, 5), torch.tensor([2, 0]))
         tensor([[0., 0., 1.],
@@ -199,10 +201,10 @@ class AAM(nn.Module):
         utterance: Tensor | None = None,
         lengths: Tensor | None = None,
     ) -> AAMReport:
-        """Return what the threshold admits and whether it follows the emotion or the speaker.
+        """Return which pairs pass the threshold, and whether they share the label or the speaker.
 
-        "All pairs" are those of two samples, of two utterances where these are given. Multi-label
-        samples match if their argmax does.
+        "All pairs" are the pairs of two samples, and if ``utterance`` is given, of two utterances.
+        Soft labels match if their argmax is equal.
 
         Args:
             x: a batch.
@@ -212,10 +214,11 @@ class AAM(nn.Module):
             lengths: valid positions (N,) of x's last axis.
 
         Returns:
-            ``pair_share``, admitted among all pairs (0 if there are none); ``partner_rate``,
-            samples with a candidate; ``label_match`` and ``speaker_match``, pairs of one class or
-            speaker among the admitted, and ``label_chance`` and ``speaker_chance``, among all
-            pairs. A share of no pairs is None, and so are the last two without speakers.
+            Shares in [0, 1]. ``pair_share``: the pairs that pass among all pairs (0 if there are
+            none). ``partner_rate``: the samples with a candidate. ``label_match`` and
+            ``speaker_match``: the pairs with equal class or speaker among those that pass.
+            ``label_chance`` and ``speaker_chance``: the same among all pairs. A share of no pairs
+            is None; so are the shares of speakers if ``speaker`` is not given.
 
         >>> x = torch.tensor([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0], [0.1, 1.0]])
         >>> report = AAM(2).report(x, torch.tensor([0, 0, 1, 1]))

@@ -17,8 +17,9 @@ from icasa.augment.aam import AAM
 class DifficultyBank:
     r"""The last loss of every training sample, in memory shared with DataLoader workers.
 
-    A collate function has no model, so the training loop writes each sample's loss here and the
-    workers read it as the difficulty d of Eq. 2. Until then it is that of an untrained model:
+    A collate function has no model. So the training loop writes the loss of each sample here, and
+    the workers read it as the difficulty d of Eq. 2. Before the first update, d is the loss of an
+    untrained model:
 
     .. math:: d_i = -\log \frac{1}{K} = \log K
 
@@ -30,8 +31,8 @@ class DifficultyBank:
         index (B,) integers, loss (B,) floats, on any device.
 
     Raises:
-        ValueError: an index that is no sample, a loss that does not go with it, or a state of
-            another length.
+        ValueError: if an index is not that of a sample, if the loss has another shape than the
+            index, or if a state has another length.
 
     Reference:
         Li et al. 2026, section 2.1, Eq. 2.
@@ -115,24 +116,26 @@ class DifficultyBank:
 class AAMCollate:
     """A ``collate_fn`` that mixes each batch by AAM inside the DataLoader's workers.
 
-    Samples are tuples ``(x, y, index, *extra)`` or mappings with those keys; the batch is a tuple
-    or a dict, x and y augmented (:class:`AAM`), index and extra those of the N originals. With
-    ``fixed_size`` the weights come last in the tuple, or under the key ``"weight"``. The draws come
-    from the worker's default generator, which DataLoader seeds from torch's.
+    Samples are tuples ``(x, y, index, *extra)`` or mappings with these keys. The batch is a tuple
+    or a dict: x and y are augmented (:class:`AAM`), index and extra are those of the N originals.
+    With ``fixed_size`` the weights are the last entry of the tuple, or have the key ``"weight"``.
+    Random numbers come from the worker's default generator, which DataLoader seeds from torch's.
 
-    :meth:`train` and :meth:`eval` reach persistent workers too, as do the bank's updates, except
-    for the batches already prefetched (``num_workers * prefetch_factor`` of them).
+    :meth:`train`, :meth:`eval` and updates of the bank also reach persistent workers. Only the
+    batches that are already prefetched (``num_workers * prefetch_factor``) do not change.
 
     Args:
-        aam: copied; the collate function starts in its mode, and later changes to it are not seen.
-        bank: the difficulties, looked up by index. May be None if ``aam.alpha`` is 0, and then a
+        aam: is copied, so later changes to it have no effect. The collate function starts in its
+            mode.
+        bank: the difficulties, looked up by index. May be None if ``aam.alpha`` is 0; then a
             sample needs no index.
         keys: the names of x, y and index in a mapping.
-        utterance: where the samples hold an utterance id (a position, or a key), pairs of one
-            utterance are left out.
+        utterance: position or key of the utterance id in a sample; two segments of one utterance
+            are then never mixed.
 
     Raises:
-        ValueError: no bank for a weighted mix, samples of another kind, or as :class:`AAM`.
+        ValueError: if a bank is needed and missing, if samples are of another kind, or as
+            :class:`AAM`.
 
     Reference:
         Li et al. 2026, section 2.1, Algorithm 1.

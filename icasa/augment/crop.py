@@ -9,18 +9,18 @@ from icasa.padding import clear_padding
 
 
 class RandomCrop(nn.Module):
-    r"""RandomCrop: shift a random stretch of each sample to its start and fill the rest by zeros.
+    r"""RandomCrop: keep a random segment of each sample, move it to the start, pad with zeros.
 
     .. math::
 
         l \sim U\{\lceil p W \rceil, \dots, W\}, \quad s \sim U\{0, \dots, W - l\}, \qquad
         \tilde x_w = x_{s + w} \text{ for } w < l, \text{ else } 0
 
-    Feed standardised features, so that 0 is the mean. In ``eval()`` x is returned unchanged and
+    Use standardised features, so that 0 is the mean. In ``eval()`` x is returned unchanged and
     nothing is drawn.
 
     Args:
-        min_fraction: p in (0, 1], the shortest share of a sample that is kept.
+        min_fraction: p in (0, 1], the smallest share of a sample that is kept.
 
     Shape:
         x (N, \*, W) of any floating dtype, W time; out the same.
@@ -60,8 +60,8 @@ class RandomCrop(nn.Module):
             x: the batch.
             lengths: valid positions (N,) of x's last axis; each sample's own W. The padding is
                 returned as zeros.
-            generator: the source of the draws, on x's device; torch's default one otherwise.
-            return_lengths: add l (N,), the lengths of the crops.
+            generator: random generator on x's device; by default torch's.
+            return_lengths: also return l (N,), the lengths of the crops.
         """
         if x.ndim < 2 or not x.is_floating_point():
             raise ValueError(

@@ -22,7 +22,7 @@ def soft_cross_entropy(
     sample_weight: Weights | None = None,
     reduction: str = "mean",
 ) -> Tensor:
-    r"""Cross entropy of mixed labels that agrees with the mix of cross entropies.
+    r"""Cross entropy for class indices and for soft (mixed) labels, with class and sample weights.
 
     With p the target as probabilities, q = softmax(logits), w the class weights, s the sample
     weights and p' = (1 - ε) p + (ε / K) Σ_k p_k:
@@ -31,17 +31,17 @@ def soft_cross_entropy(
               \text{mean} = \frac{\sum_n \ell_n}{\sum_n s_n \sum_k w_k p_{nk}}
 
     For integer targets this is :func:`torch.nn.functional.cross_entropy`. For soft targets torch
-    divides by N instead, so that class weights change the size of the loss; here the mean over
-    λ y_i + (1 - λ) y_j equals λ CE(y_i) + (1 - λ) CE(y_j) where the partners are a permutation
-    and λ is one number.
+    divides by N instead, so class weights change the scale of the loss. Here the mean loss of the
+    labels λ y_i + (1 - λ) y_j equals λ CE(y_i) + (1 - λ) CE(y_j), the mix of the cross entropies,
+    if the partners are a permutation and λ is one number.
 
     Args:
         logits: unnormalised scores.
         target: class indices, or soft labels (any non-negative weights; rows need not sum to 1).
         weight: one weight per class, a tensor, a list or a numpy array.
         label_smoothing: ε in [0, 1].
-        ignore_index: the class whose mass counts neither in the sum nor in the normaliser.
-        sample_weight: one weight per sample likewise, as the weights of ``AAM(fixed_size=True)``.
+        ignore_index: the class that is left out of the sum and of the divisor.
+        sample_weight: one weight per sample, such as the weights of ``AAM(fixed_size=True)``.
         reduction: ``"mean"``, ``"sum"``, or ``"none"`` for the ℓ_n.
 
     Shape:

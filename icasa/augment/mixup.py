@@ -13,7 +13,7 @@ from icasa.augment.pairs import interpolate
 
 
 class MixUp(nn.Module):
-    r"""MixUp: turn a batch into mixes of each sample with a random one.
+    r"""MixUp: mix each sample of a batch with another sample, drawn at random.
 
     .. math::
 
@@ -21,13 +21,13 @@ class MixUp(nn.Module):
         \tilde y_i = \lambda y_i + (1 - \lambda) y_{\pi(i)}, \qquad
         \lambda \sim \text{Beta}(\alpha, \alpha)
 
-    with π a random permutation of the batch. Unlike :class:`icasa.AAM` it replaces the batch:
-    N samples in, N out. Soft labels mix on, so the two go together in either order; train with
-    :func:`icasa.soft_cross_entropy`. In ``eval()`` nothing is mixed and nothing is drawn.
+    with π a random permutation of the batch. Unlike :class:`icasa.AAM`, it replaces the batch: N
+    samples in, N samples out. It also takes soft labels, so it can be used before or after AAM.
+    Train with :func:`icasa.soft_cross_entropy`. In ``eval()`` nothing is mixed or drawn.
 
     Args:
         num_classes: K, the width of the labels.
-        alpha: α. Small values leave most samples nearly as they are, 1 draws λ uniformly.
+        alpha: α. With a small α most samples change little; with 1, λ is uniform in (0, 1).
         per_sample: draw a λ for each sample instead of one for the batch.
 
     Shape:
@@ -73,12 +73,12 @@ class MixUp(nn.Module):
         Args:
             x: the batch.
             y: its labels.
-            generator: the source of the draws, on x's device; torch's default one otherwise.
-            return_mix: add π and λ, each (N,).
+            generator: random generator on x's device; by default torch's.
+            return_mix: also return π and λ, each (N,).
 
         Returns:
-            ``(x_mix, y_mix)``, in ``eval()`` x itself and its labels as floats; then π and λ if
-            asked for, in ``eval()`` the identity and ones.
+            ``(x_mix, y_mix)``, then π and λ with ``return_mix``. In ``eval()`` these are x itself,
+            its labels as floats, the identity permutation and ones.
         """
         y = float_labels(self, x, y)
         check_generator(x, generator)

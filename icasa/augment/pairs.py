@@ -9,10 +9,10 @@ from icasa._check import check_per_sample
 
 
 class MixedPairs(NamedTuple):
-    """Who was mixed with whom: row m is λ_m x[index_m] + (1 - λ_m) x[partner_m].
+    """The pairs of a mixed batch: row m is λ_m x[index_m] + (1 - λ_m) x[partner_m].
 
     Shape:
-        Each (M,). A row whose partner is itself (only with ``fixed_size=True``) is a filler.
+        Each (M,). With ``fixed_size=True``, a row whose partner is itself was not mixed.
 
     >>> pairs = MixedPairs(torch.tensor([0, 1]), torch.tensor([2, 1]), torch.tensor([0.3, 0.5]))
     >>> pairs.weight()
@@ -24,12 +24,12 @@ class MixedPairs(NamedTuple):
     lam: Tensor
 
     def weight(self) -> Tensor:
-        """Return 1 for a mixed row and 0 for a filler; their sum is the number mixed."""
+        """Return 1 for each mixed row, else 0; the sum is the number of mixed rows."""
         return (self.partner != self.index).to(self.lam.dtype)
 
 
 class AAMReport(NamedTuple):
-    """How a batch pairs, as shares in [0, 1]; see :meth:`AAM.report`."""
+    """Which pairs of a batch pass the threshold, as shares in [0, 1]; see :meth:`AAM.report`."""
 
     pair_share: float
     partner_rate: float

@@ -9,23 +9,23 @@ from icasa.padding import clear_padding
 
 
 class SpecAugment(nn.Module):
-    r"""SpecAugment: fill random bands of rows and stretches of columns of a spectrogram.
+    r"""SpecAugment: mask random bands of frequencies and random segments of time in a spectrogram.
 
     .. math::
 
         f \sim U\{0, \dots, F\}, \quad f_0 \sim U\{0, \dots, H - f\}, \qquad
         x_{h, w} = v \quad \text{for} \quad f_0 \le h < f_0 + f
 
-    per frequency mask, and alike with T and W per time mask; each sample has its own masks, the
-    same ones in all its channels, and masks may overlap. Feed standardised features, so that
-    v = 0 is the mean. In ``eval()`` x is returned unchanged and nothing is drawn.
+    for each frequency mask, and the same with T and W for each time mask. Each sample has its own
+    masks, equal in all its channels. Masks may overlap. Use standardised features, so that v = 0 is
+    the mean. In ``eval()`` x is returned unchanged and nothing is drawn.
 
     Args:
-        freq_masks: frequency masks per sample, 0 for none.
-        freq_width: F, the widest frequency mask, in rows.
-        time_masks: time masks per sample, 0 for none.
-        time_width: T, the widest time mask, in frames.
-        value: what masked positions are set to, :math:`v`.
+        freq_masks: number of frequency masks per sample, 0 for none.
+        freq_width: F, the largest width of a frequency mask, in rows.
+        time_masks: number of time masks per sample, 0 for none.
+        time_width: T, the largest width of a time mask, in frames.
+        value: :math:`v`, the value at masked positions.
 
     Shape:
         x (N, \*, H, W) of any floating dtype, H frequency and W time; out the same.
@@ -76,9 +76,9 @@ class SpecAugment(nn.Module):
 
         Args:
             x: the batch.
-            lengths: valid positions (N,) of x's last axis. Time masks then fall within them, none
-                wider than they are; the padding is returned as zeros.
-            generator: the source of the draws, on x's device; torch's default one otherwise.
+            lengths: valid positions (N,) of x's last axis. Time masks lie within them and are not
+                wider than them. The padding is returned as zeros.
+            generator: random generator on x's device; by default torch's.
         """
         if x.ndim < 3 or not x.is_floating_point():
             raise ValueError(

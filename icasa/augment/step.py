@@ -16,9 +16,9 @@ from icasa.augment.pairs import MixedPairs
 class AAMLoss(NamedTuple):
     """Result of :func:`aam_loss`.
 
-    ``loss`` is the scalar to call ``backward()`` on; ``logits`` (N, K) are those of the originals,
-    for the training accuracy; ``difficulty`` (N,) their detached losses, for a bank or a log;
-    ``pairs`` the mixed pairs, ``pairs.weight().sum()`` of them.
+    ``loss``: the scalar to call ``backward()`` on. ``logits`` (N, K): those of the originals, for
+    the training accuracy. ``difficulty`` (N,): the detached losses of the originals, for a bank or
+    a log. ``pairs``: the mixed pairs; their number is ``pairs.weight().sum()``.
     """
 
     loss: Tensor
@@ -40,30 +40,30 @@ def aam_loss(
 ) -> AAMLoss:
     r"""Return the loss of one AAM training step, without a second pass over the originals.
 
-    The losses of the originals, which the step needs anyway, are the difficulties d of Eq. 2; only
-    the M mixed samples go through the model again:
+    The step needs the losses of the originals anyway. They are also the difficulties d of Eq. 2.
+    So only the M mixed samples need another forward:
 
     .. math:: L = \frac{\sum_{i=1}^{N} \ell(f(x_i), y_i) +
                         \sum_{m=1}^{M} \ell(f(\tilde x_m), \tilde y_m)}
                        {\sum_{i=1}^{N} v(y_i) + \sum_{m=1}^{M} v(\tilde y_m)}, \qquad
               v(y) = \sum_k w_k y_k
 
-    with w the class weights of the criterion, if it has some, else v = 1: the criterion's own mean
-    over originals and mixed. In ``aam.eval()``, or where no pair is admitted, it is that of the
-    originals, ``criterion(model(x), y)``.
+    with w the class weights of the criterion; without class weights v = 1. So L is the criterion's
+    mean over original and mixed samples. In ``aam.eval()``, or if no pair passes, L is the loss of
+    the originals, ``criterion(model(x), y)``.
 
     Args:
-        model: f, called once or twice. DistributedDataParallel requires as many calls on every
-            rank, and BatchNorm over vectors (N, C) more than one row: ``fixed_size=True`` gives
-            both.
-        aam: with ``fixed_size`` the rows without a partner count 0.
+        model: f, called once or twice. ``fixed_size=True`` always calls it twice. That is needed
+            with DistributedDataParallel, where every rank must make as many calls, and with a
+            BatchNorm over vectors (N, C), which needs more than one row.
+        aam: the augmentation. With ``fixed_size`` the rows without a partner have weight 0.
         x: the batch.
         y: its labels.
         criterion: ℓ, called as ``criterion(logits, target, reduction=...)`` with float targets
-            (., K), must return one loss per sample for "none" and their mean for "mean"; its class
-            weights enter d as well. torch's cross entropy, function or module, is taken as
-            :func:`soft_cross_entropy` with its options, since its mean over float targets leaves
-            the class weights out of v.
+            (., K). It must return one loss per sample for "none" and their mean for "mean". Its
+            class weights also enter d. torch's cross entropy, function or module, is replaced by
+            :func:`soft_cross_entropy` with its options: torch's mean over float targets leaves the
+            class weights out of v.
         utterance: as in :meth:`AAM.forward`.
         lengths: as in :meth:`AAM.forward`.
         generator: as in :meth:`AAM.forward`.
@@ -72,7 +72,7 @@ def aam_loss(
         x (N, \*), y (N,) or (N, K).
 
     Raises:
-        ValueError: as :class:`AAM`, and for a criterion that is called otherwise or does not
+        ValueError: as :class:`AAM`, and if the criterion cannot be called like this or does not
             return (N,).
 
     Reference:
@@ -140,6 +140,6 @@ def _losses(criterion: Callable[..., Tensor], logits: Tensor, target: Tensor) ->
     if losses.shape != target.shape[:1]:
         raise ValueError(
             f"expected criterion to return one loss per sample, shape {tuple(target.shape[:1])}, "
-            f"got {tuple(losses.shape)}; average its class axis and honour reduction='none'"
+            f"got {tuple(losses.shape)}; return one number per sample for reduction='none'"
         )
     return losses

@@ -29,26 +29,31 @@ def parser() -> argparse.ArgumentParser:
     """Make the flags."""
     text = (__doc__ or "").split("\n")[0]
     flags = argparse.ArgumentParser(prog="python -m icasa.cost", description=text)
-    flags.add_argument("model", help="module:callable that returns a model, or is one")
+    flags.add_argument("model", help="module:name, a model or a function that returns one")
     flags.add_argument(
         "--input", nargs="+", required=True, type=shape, metavar="CxHxW",
-        help="shape of an input without its batch axis; of several inputs, one after the other",
+        help="shape of the input without its batch axis; with several inputs one shape each",
     )  # fmt: skip
     flags.add_argument("--batch", nargs="+", type=int, default=[1], metavar="N", help="default: 1")
-    flags.add_argument("--layers", nargs="+", metavar="NAME", help="names, or module:callable")
+    flags.add_argument(
+        "--layers",
+        nargs="+",
+        metavar="NAME",
+        help="names of layers, or module:callable (default: all)",
+    )
     flags.add_argument("--ndim", type=int, help="spatial axes of the layers (default: the input's)")
     text = "pattern of module names, module:type, or residual (default)"
     flags.add_argument("--where", default="residual", help=text)
-    flags.add_argument("--device", nargs="+", help="default: cpu, and cuda where there is one")
+    flags.add_argument("--device", nargs="+", help="default: cpu, and cuda if there is a GPU")
     flags.add_argument("--threads", type=int, help="CPU threads (default: torch's)")
-    text = "timed calls of each model (default: 30, of slow models fewer, at least 5; "
+    text = "timed calls of each model (default: 30, for slow models fewer, at least 5; "
     flags.add_argument("--rounds", type=int, help=text + "section 3.2 of the paper: 1000)")
-    text = "calls before them (default: 5, of slow models fewer; section 3.2 of the paper: 100)"
+    text = "untimed calls before (default: 5, for slow models fewer; section 3.2 of the paper: 100)"
     flags.add_argument("--warmup", type=int, help=text)
-    flags.add_argument("--no-step", action="store_true", help="leave training out")
+    flags.add_argument("--no-step", action="store_true", help="do not measure training steps")
     flags.add_argument("--seed", type=int, default=0)
-    flags.add_argument("--csv", type=Path, help="file for the rows")
-    flags.add_argument("--json", type=Path, help="file for the rows")
+    flags.add_argument("--csv", type=Path, help="write the rows to this CSV file")
+    flags.add_argument("--json", type=Path, help="write the rows to this JSON file")
     return flags
 
 

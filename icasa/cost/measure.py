@@ -95,35 +95,39 @@ def compare(
     step: bool = True,
     seed: int = 0,
 ) -> list[Cost]:
-    """Measure ``model`` as it is and with each layer put into a copy by `insert_attention`.
+    """Measure ``model`` without attention, and copies of it with each layer.
 
-    All models are timed in turn, round by round, in an order drawn anew each round, by the wall
-    clock, synchronised on CUDA; the ratio to the plain model is taken round by round. Section 3.2
-    of Li et al. 2026 times a batch size of 1 with ``warmup=100, rounds=1000``.
+    `insert_attention` puts the layers into the copies. In each round every model is timed once, in
+    a new random order, by the wall clock, synchronised on CUDA. The ratio to the plain model is
+    taken within each round. Section 3.2 of Li et al. 2026 times a batch size of 1 with
+    ``warmup=100, rounds=1000``.
 
     Args:
-        model: any module; it is left as it was.
+        model: any module; it is not changed.
         x: an input with its batch axis, or a tuple of arguments.
-        layers: from a name to what makes a layer from channels. Default: all of this library for
-            maps with as many spatial axes as ``x`` has, SA and ICASA with ``shuffle=False``.
+        layers: from a name to a function that builds a layer from its channels. Default: all
+            layers of icasa for the number of spatial axes of ``x``, SA and ICASA with
+            ``shuffle=False``.
         where: the places, as in `insert_attention`.
-        batch_sizes: ``x`` is repeated or shortened to each. Default: that of ``x``.
+        batch_sizes: ``x`` is repeated or shortened to each size. Default: the size of ``x``.
         devices: for example ``["cpu", "cuda"]``. Default: that of ``x``.
-        rounds: timed calls of each model. Default: 30, but of slow models as many as take half a
+        rounds: timed calls of each model. Default: 30; for slow models as many as fit in half a
             minute, at least 5.
-        warmup: calls of each model before them, at least 1. Default: 5, likewise up to 5 seconds.
-        step: also time a step and measure what it saves: forward in training mode and backward from
-            the mean square of the outputs, without the optimiser. What is frozen stays frozen.
-        seed: of the order.
+        warmup: untimed calls of each model before, at least 1. Default: 5; for slow models as many
+            as fit in 5 seconds.
+        step: also measure a training step: a forward in training mode and the backward from the
+            mean square of the outputs, without the optimiser. Frozen parameters stay frozen.
+        seed: seed of the order.
 
     Returns:
-        A `Cost` per device, batch size and model, the plain one first. ``macs`` are the
-        multiply-accumulates of a forward of the batch: half of what torch's FlopCounterMode counts,
-        on plain torch operators. ``saved`` is the bytes that the forward of a step saves for its
-        backward: unique storages, without parameters and buffers (0 with ``step=False``).
+        A `Cost` for each device, batch size and model, the plain model first. ``macs``: the
+        multiply-accumulates of a forward of the batch, half of the count of torch's
+        FlopCounterMode, with PyTorch's operators. ``saved``: the bytes that the forward of a step
+        saves for its backward, without parameters and buffers (0 with ``step=False``).
 
     Raises:
-        ValueError: if the model fails on ``x``, there is no place, or a layer does not fit.
+        ValueError: if the model fails on ``x``, if there is no place for a layer, or if a layer
+            cannot be built for its place.
 
     >>> import torch
     >>> from torch import nn

@@ -56,7 +56,7 @@ def check_layer(
         ValueError: if a size is not valid.
     """
     if x.ndim != 4:
-        refuse("x of shape (N, C, H, W)", tuple(x.shape), "give it 4 axes")
+        refuse("x of shape (N, C, H, W)", tuple(x.shape), "reshape x to 4 axes")
     C, norm = x.shape[1], len(ica) > 4 * (1 + biases)
     if ica:
         shapes: Shapes = [p.shape for p in ica]
@@ -70,9 +70,7 @@ def check_layer(
         half: Shapes = [(C // (2 * groups),)] * (3 * (1 + biases))
         _check_shapes("sa", [p.shape for p in sa], half, biases)
     elif groups or shuffle or not ica:
-        refuse(
-            "ica, sa or both, and groups with sa", f"no sa, groups={groups}", "give what it is of"
-        )
+        refuse("ica, sa or both, and groups with sa", f"no sa, groups={groups}", "pass one of them")
     if wrong := [str(p.dtype) for p in (*ica, *sa) if not p.dtype.is_floating_point]:
         refuse("floating parameters", wrong, "convert the layer")
     if (beta is not None) != bool(ica and sa):
@@ -96,7 +94,7 @@ def check_net(
         ValueError: if a size is not valid, or a norm in training has one value.
     """
     if x.ndim != 4:
-        refuse("x of shape (N, C, H, W)", tuple(x.shape), "give it 4 axes")
+        refuse("x of shape (N, C, H, W)", tuple(x.shape), "reshape x to 4 axes")
     shapes: Shapes = [p.shape for p in net]
     if len(net) == 1 and not spatial:
         if len(shapes[0]) != 3 or shapes[0][:2] != (1, 1) or shapes[0][2] % 2 == 0:
@@ -127,5 +125,5 @@ def check_like(name: str, got: Tensor, like: Tensor, shape: Sequence[int]) -> No
     """Check a tensor that must have the type and device of another, and a shape."""
     if got.shape != tuple(shape) or got.dtype != like.dtype or got.device != like.device:
         expected = f"{name} of shape {tuple(shape)}, {like.dtype} on {like.device}"
-        hint = "give what the forward took or returned"
+        hint = "pass the tensors that the forward took or returned"
         refuse(expected, f"shape {tuple(got.shape)}, {got.dtype} on {got.device}", hint)

@@ -165,5 +165,5 @@ def test_a_criterion_that_keeps_the_class_axis_is_refused():
     def flat(logits, target, *, reduction):
         return F.binary_cross_entropy_with_logits(logits, target, reduction=reduction)
 
-    with pytest.raises(ValueError, match=r"one loss per sample, shape \(8,\), got \(8, 3\); aver"):
+    with pytest.raises(ValueError, match=r"one loss per sample, shape \(8,\), got \(8, 3\); retu"):
         aam_loss(Net(), AAM(K), *batch(), criterion=flat)

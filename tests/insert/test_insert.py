@@ -183,16 +183,19 @@ def test_device_dtype_and_mode_are_those_of_the_module():
 @pytest.mark.parametrize(
     ("options", "texts"),
     [
-        ({"where": "2.*.bn4"}, ["where to match a module, got '2.*.bn4'", "near it", "2.0.bn"]),
+        (
+            {"where": "2.*.bn4"},
+            ["where to match a module, got '2.*.bn4'", "similar names", "2.0.bn"],
+        ),
         ({"where": nn.BatchNorm3d}, ["got 'BatchNorm3d'", "'BatchNorm2d'"]),
         ({"where": 3}, ["a type of nn.Module or 'residual', got 3"]),
         (
             {"where": nn.LayerNorm},
-            ["(N, C, ...) from '4.norm', got its channels last; choose a convolution"],
+            ["(N, C, ...) from '4.norm', got channels on the last axis; choose a convolution"],
         ),
-        ({"where": nn.Linear, "example": X}, ["'4.pwconv1', got its channels last"]),
+        ({"where": nn.Linear, "example": X}, ["'4.pwconv1', got channels on the last axis"]),
         ({"where": nn.GELU}, ["names its channels, got GELU '4.act'; give example="]),
-        ({"where": nn.GELU, "example": X}, ["'4.act', got its channels last"]),
+        ({"where": nn.GELU, "example": X}, ["'4.act', got channels on the last axis"]),
         (
             {"where": "1.0.relu", "example": X},
             ["one output (N, C, ...) of '1.0.relu', got [(2, 16, 9, 7), (2, 16, 9, 7)]"],
@@ -225,7 +228,7 @@ def test_places_that_no_hook_can_follow_are_refused():
 
 def test_channels_are_told_from_a_width_that_equals_their_number():
     model, x = nn.Sequential(ConvNeXtBlock(7), nn.Identity()), torch.randn(1, 7, 7, 7)
-    assert "'0.act', got its channels last" in refusal(model, where="0.act", example=x)
+    assert "'0.act', got channels on the last axis" in refusal(model, where="0.act", example=x)
     assert places(insert_attention(model, SE, where="1", example=x)) == {"1": 7}
 
 
