@@ -214,11 +214,11 @@ class AAM(nn.Module):
             lengths: valid positions (N,) of x's last axis.
 
         Returns:
-            Shares in [0, 1]. ``pair_share``: the pairs that pass among all pairs (0 if there are
-            none). ``partner_rate``: the samples with a candidate. ``label_match`` and
-            ``speaker_match``: the pairs with equal class or speaker among those that pass.
-            ``label_chance`` and ``speaker_chance``: the same among all pairs. A share of no pairs
-            is None; so are the shares of speakers if ``speaker`` is not given.
+            Shares in [0, 1]. ``pair_share`` is the share of all pairs that pass (0 if there are no
+            pairs). ``partner_rate`` is the share of samples with a candidate. ``label_match`` and
+            ``speaker_match`` are the shares of equal class and of equal speaker among the pairs
+            that pass, ``label_chance`` and ``speaker_chance`` the same among all pairs. A share of
+            no pairs is None; so are the shares of speakers if ``speaker`` is not given.
 
         >>> x = torch.tensor([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0], [0.1, 1.0]])
         >>> report = AAM(2).report(x, torch.tensor([0, 0, 1, 1]))

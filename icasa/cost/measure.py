@@ -120,10 +120,10 @@ def compare(
         seed: seed of the order.
 
     Returns:
-        A `Cost` for each device, batch size and model, the plain model first. ``macs``: the
+        A `Cost` for each device, batch size and model, the plain model first. ``macs`` are the
         multiply-accumulates of a forward of the batch, half of the count of torch's
-        FlopCounterMode, with PyTorch's operators. ``saved``: the bytes that the forward of a step
-        saves for its backward, without parameters and buffers (0 with ``step=False``).
+        FlopCounterMode, with PyTorch's operators. ``saved`` is the number of bytes that the forward
+        of a step saves for its backward, without parameters and buffers (0 with ``step=False``).
 
     Raises:
         ValueError: if the model fails on ``x``, if there is no place for a layer, or if a layer

@@ -102,8 +102,8 @@ def backend(device: str = "cpu") -> str:
         device: "cpu" or "cuda".
 
     Returns:
-        "c": the compiled kernels of the CPU. "torch": PyTorch's operators, because the kernels are
-        missing (no wheel for the platform, and no C compiler at installation). "triton": the
+        "c" for the compiled kernels of the CPU. "torch" for PyTorch's operators, if the kernels are
+        missing (no wheel for the platform, and no C compiler at installation). "triton" for the
         kernels on CUDA, which are experimental.
 
     Raises:
