@@ -95,7 +95,7 @@ def test_an_empty_batch_is_taken(cls):
 @pytest.mark.parametrize("call", ["forward", "gates"])
 @pytest.mark.parametrize("cls", LAYERS[:-1], ids=lambda cls: cls.__name__)
 def test_gates_and_forward_refuse_alike(cls, call):
-    with pytest.raises(ValueError, match=r"got \(2, 8, 0, 4\) with an empty H; check what pools"):
+    with pytest.raises(ValueError, match=r"got \(2, 8, 0, 4\) with an empty H; check the pool"):
         getattr(build(cls), call)(torch.randn(2, 8, 0, 4))
     with pytest.raises(ValueError, match=r"expected x of shape \(N, 8, H, W\), got \(2, 9, 3, 4\)"):
         getattr(build(cls), call)(torch.randn(2, 9, 3, 4))

@@ -24,11 +24,11 @@ SPEECH = "examples/ser/results"
 STUDY = "examples/study/results"
 OTHERS = "benchmarks/results/others.csv"
 FAMILIES = {  # of the study: what it asks on which data
-    "speech-1d-layers": "layers, speech (RAVDESS), one-dimensional network",
-    "speech-1d-augmentation": "augmentation, speech (RAVDESS), one-dimensional network",
-    "speech-2d-layers": "layers, speech (RAVDESS), two-dimensional network",
-    "images-layers": "layers, images (20,000 of CIFAR-10), ResNet-8",
-    "images-aligned": "layers without channel shuffle, images (20,000 of CIFAR-10), ResNet-8",
+    "speech-1d-layers": "layers on speech (RAVDESS, one-dimensional network)",
+    "speech-1d-augmentation": "augmentation of speech (RAVDESS, one-dimensional network)",
+    "speech-2d-layers": "layers on speech (RAVDESS, two-dimensional network)",
+    "images-layers": "layers on images (20,000 of CIFAR-10, ResNet-8)",
+    "images-aligned": "layers without channel shuffle on images (20,000 of CIFAR-10, ResNet-8)",
 }
 HEAD = ("method: where it was measured", "difference in points (95 % interval)", "verdict")
 
@@ -109,6 +109,25 @@ def speed(root: Path) -> str:
     )
 
 
+def cost(root: Path) -> str:
+    """Say what ICASA costs in ResNet-50 for one image."""
+    rows = {
+        row["layer"]: row for row in read(root / "benchmarks" / "results" / "cost-resnet50.csv")
+        if row["batch size"] == "1"
+    }  # fmt: skip
+    plain, icasa = rows["plain"], rows["ICASA"]
+    more, macs = (
+        f"{100 * float(icasa[key]) / float(plain[key]) - 100:.1f} %"
+        for key in ("parameters", "MACs")
+    )
+    return (
+        f"**What it costs:** in ResNet-50, ICASA after each of the {icasa['places']} blocks adds "
+        f"{more} parameters and {macs} multiply-accumulates. For one image on a CPU, a "
+        f"forward pass takes {float(icasa['forward / plain']):.1f} times as long, and a training "
+        f"step {float(icasa['step / plain']):.1f} times."
+    )
+
+
 def of_families(lines: Sequence[list[str]]) -> list[list[str]]:
     """Return a line for each family: its ICASA or AAM, and how often each verdict stands in it."""
     found = []
@@ -137,7 +156,7 @@ def verdict(root: Path = ROOT, *, short: bool = False) -> str:
     text = [said]
     if missing:
         text.append(f"**Not measured yet:** {'; '.join(missing)}.")
-    text += [speed(root)]
+    text += [cost(root), speed(root)]
     text.append(
         "**For a tested implementation of the paper or of these layers: yes.**\n\n"
         "The table compares each network with the same network without attention and without AAM "

@@ -23,7 +23,9 @@ MODIFICATIONS = {  # of ICA: what fused=True says of it
     "expected norm without hooks": lambda ica: hook(ica.norm),
     "expected pointwise without hooks": lambda ica: hook(ica.reduce.pointwise),
     "expected reduce without hooks": lambda ica: hook(ica.reduce),
-    r"expected HSwish as act, got ReLU\(\) as act; put": lambda ica: setattr(ica, "act", nn.ReLU()),
+    r"expected HSwish as act, got ReLU\(\) as act; restore": lambda ica: setattr(
+        ica, "act", nn.ReLU()
+    ),
     r"expected BatchNorm1d or Identity as norm, got GroupNorm\(": lambda ica: setattr(
         ica, "norm", nn.GroupNorm(1, 8)
     ),
@@ -54,7 +56,7 @@ MODIFICATIONS = {  # of ICA: what fused=True says of it
 
 PLANE_MODIFICATIONS = {  # of SE and ECA
     "expected squeeze without hooks": (icasa.SE, lambda se: hook(se.squeeze)),
-    r"expected Linear as excite, got Identity\(\) as excite; put": (
+    r"expected Linear as excite, got Identity\(\) as excite; restore": (
         icasa.SE,
         lambda se: setattr(se, "excite", nn.Identity()),
     ),

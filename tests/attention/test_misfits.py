@@ -59,7 +59,7 @@ def test_the_error_names_what_fits(fused):
     layer.ica = icasa.ICA(4)
     message = r"expected x of shape \(N, 4, H, W\), got \(2, 8, 5, 6\)"
     if fused:
-        message = r"expected ica for 8 channels and ndim=2, got one for 4 and ndim=2; put"
+        message = r"expected ica for 8 channels and ndim=2, got one for 4 and ndim=2; restore"
     with pytest.raises(ValueError, match=message):
         layer(X)
 

@@ -59,9 +59,10 @@ def root(tmp_path):
         path = tmp_path / verdict.SPEECH / f"{file}.csv"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text((ROOT / verdict.SPEECH / f"{file}.csv").read_text())
-    path = tmp_path / "benchmarks" / "results" / "layers.csv"
-    path.parent.mkdir(parents=True)
-    path.write_text((ROOT / "benchmarks" / "results" / "layers.csv").read_text())
+    for file in ("layers.csv", "cost-resnet50.csv"):
+        path = tmp_path / "benchmarks" / "results" / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text((ROOT / "benchmarks" / "results" / file).read_text())
     return tmp_path
 
 
@@ -86,10 +87,10 @@ def add_study(root, **values):
 
 def test_what_is_not_measured_is_said_and_taken_up_once_it_is(root):
     missing = next(p for p in verdict.verdict(root).split("\n\n") if "Not measured" in p)
-    assert "layers, images" in missing
+    assert "layers on images" in missing
     add_study(root)
     text = verdict.verdict(root)
-    assert "layers, images" not in next(p for p in text.split("\n\n") if "Not measured" in p)
+    assert "layers on images" not in next(p for p in text.split("\n\n") if "Not measured" in p)
     assert "| +2.5 (+1.5 to +3.5) | higher |" in text
     assert "where it was measured to help" in text
     assert "(of 1) | +2.5 (+1.5 to +3.5) | higher; in all 1 higher |" in verdict.verdict(
@@ -102,3 +103,15 @@ def test_a_gain_that_depends_on_the_seeds_is_uncertain(root):
     text = verdict.verdict(root)
     assert "| +2.5 (+1.5 to +3.5) | uncertain |" in text
     assert "no, as far as it was measured" in text
+
+
+def test_the_cost_is_that_of_one_image_in_the_rows(root):
+    path = root / "benchmarks" / "results" / "cost-resnet50.csv"
+    path.write_text(
+        "layer,batch size,places,parameters,MACs,forward / plain,step / plain\n"
+        "plain,1,0,1000,2000,1,1\nICASA,1,16,1050,2020,1.26,1.34\n"
+        "plain,8,0,1000,2000,1,1\nICASA,8,16,1050,2020,9,9\n"
+    )
+    text = verdict.cost(root)
+    assert "each of the 16 blocks adds 5.0 % parameters and 1.0 % multiply" in text
+    assert "a forward pass takes 1.3 times as long, and a training step 1.3 times" in text
