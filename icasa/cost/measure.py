@@ -30,9 +30,9 @@ logger = logging.getLogger("icasa.cost")
 
 
 class Latency(NamedTuple):
-    """Milliseconds of a call, and its ratio to the plain model: median, 20th, 80th percentile.
+    """Milliseconds of a call, and the ratio to the plain model: median, 20th, 80th percentile.
 
-    ``rounds`` is how many calls these are of.
+    ``rounds`` is the number of timed calls.
     """
 
     ms: float
@@ -69,7 +69,7 @@ ROUNDS = Turns(30, 5, 30.0)
 
 
 class Cost(NamedTuple):
-    """What the model costs with one layer, for one batch size on one device; see `compare`."""
+    """Cost of the model with one layer, for one batch size on one device; see `compare`."""
 
     layer: str
     device: str
@@ -167,7 +167,7 @@ def compare(
 
 
 def default_layers(ndim: int = 2) -> dict[str, Layer]:
-    """Return all layers for ``ndim`` spatial axes; the shuffle would reorder a model's channels."""
+    """Return all layers for ``ndim`` spatial axes by name, SA and ICASA with ``shuffle=False``."""
     shuffled = {"SA": partial(SA, shuffle=False), "ICASA": partial(ICASA, shuffle=False)}
     anywhere: dict[str, Any] = {"ICA": ICA, **shuffled, "CA": CA, "SE": SE}
     made: dict[str, Layer] = {name: partial(layer, ndim=ndim) for name, layer in anywhere.items()}
@@ -177,11 +177,11 @@ def default_layers(ndim: int = 2) -> dict[str, Layer]:
 
 
 def macs(model: nn.Module, *args: Any) -> int:
-    """Multiply-accumulates of a forward: half of what torch's FlopCounterMode counts.
+    """Return the multiply-accumulates of a forward, half of the count of torch's FlopCounterMode.
 
-    Convolutions and matrix products count, whether they are modules or functions, also those inside
-    attention and recurrent layers, which run on their plain paths for this. Norms, pools, biases
-    and other element-wise work do not.
+    Convolutions and matrix products are counted, as modules or as functions, also inside attention
+    and recurrent layers, whose fused forms are switched off for the count. Norms, pooling, biases
+    and other element-wise operations are not counted.
     """
     # Without parameters that need gradients: else the counter fails at views made under no_grad.
     model = copy.deepcopy(model).eval().requires_grad_(False)
@@ -202,9 +202,10 @@ def macs(model: nn.Module, *args: Any) -> int:
 
 
 def saved_bytes(forward: Callable[[], Any], spared: Iterable[Tensor]) -> int:
-    """Bytes that ``forward`` saves for its backward: unique storages, without the ``spared`` ones.
+    """Return the bytes that ``forward`` saves for its backward, without the ``spared`` tensors.
 
-    Parameters and buffers belong to the spared: they are there anyway. The input counts if saved.
+    Each storage is counted once. Pass the parameters and buffers as ``spared``, which exist anyway.
+    The input is counted if it is saved.
     """
     known = {tensor.untyped_storage().data_ptr() for tensor in spared}
     saved: dict[int, torch.UntypedStorage] = {}  # held, so that no address is given out twice
@@ -281,7 +282,7 @@ def _latencies(
     warmup: int | None,
     seed: int,
 ) -> dict[str, Latency]:
-    """Time all calls in turn, in an order drawn anew each round."""
+    """Time all calls in turn, in a new random order in each round."""
     for _ in WARMUP.iterate(warmup, f"{call}, warm-up"):
         for name, run in runs.items():
             _attempt(f"the {call} of {name}", run)

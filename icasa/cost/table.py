@@ -11,7 +11,7 @@ STEP = ("step ms", "x plain")
 
 
 def rows(costs: Sequence[Cost], facts: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return flat rows for a file, with where they come from."""
+    """Return flat rows for a file, with versions, processor, threads and the command."""
     made = []
     for cost in costs:
         row: dict[str, Any] = {
@@ -58,7 +58,7 @@ def latency_cells(latency: Latency) -> list[str]:
 
 
 def table(costs: Sequence[Cost]) -> str:
-    """Return one aligned table per device and batch size."""
+    """Return the costs as text, one aligned table for each device and batch size."""
     blocks = []
     for device, size in dict.fromkeys((cost.device, cost.batch_size) for cost in costs):
         chosen = [cost for cost in costs if (cost.device, cost.batch_size) == (device, size)]
@@ -75,7 +75,7 @@ def table(costs: Sequence[Cost]) -> str:
 
 
 def align(lines: Sequence[Sequence[str]]) -> str:
-    """Return lines in columns, the first to the left, the others to the right."""
+    """Return lines with aligned columns, the first to the left, the others to the right."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
         "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])])
