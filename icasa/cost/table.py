@@ -11,7 +11,7 @@ STEP = ("step ms", "x plain")
 
 
 def rows(costs: Sequence[Cost], facts: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return flat rows for a file, with versions, processor, threads and the command."""
+    """Return flat rows for a file; each also has ``facts``, such as versions and command."""
     made = []
     for cost in costs:
         row: dict[str, Any] = {
