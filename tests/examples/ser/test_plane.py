@@ -12,7 +12,7 @@ from examples.ser.data.manifest import load_manifest
 from examples.ser.grid.cells import RESULTS, TABLES, Cell
 from examples.ser.run.flags import PRESETS, network, parse
 from examples.ser.synthetic import write_synthetic
-from examples.study.__main__ import FAMILIES
+from examples.study.cells import FAMILIES
 
 RUN = ["--manifest", "m", "--out", "o", "--plane"]
 FOUR_BLOCKS = 9 * (16 * 3200 + 16 * 32 * 800 + 32 * 64 * 200 + 64 * 96 * 52)

@@ -9,7 +9,7 @@ from examples.ser import train
 from examples.ser.grid.cells import TABLES, VARIANTS, Cell
 from examples.ser.run.flags import parse
 from examples.ser.synthetic import write_synthetic
-from examples.study.__main__ import AUGMENTATIONS, FAMILIES
+from examples.study.cells import AUGMENTATIONS, FAMILIES
 from icasa import backend
 
 STUDY = {family.name: family.variants for family in FAMILIES}

@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 
 from examples.study import __main__ as study
+from examples.study import cells
+from examples.study.cells import Family, facts, paths, read
 from tests.examples.study import second
 
-SPEECH = study.Family(
-    "speech", study.SPEECH % "strong30", ("none", "se", "sa"), (1, 2, 3), (0, 1, 2), "UA", 2.0
+SPEECH = Family(
+    "speech", cells.SPEECH % "strong30", ("none", "se", "sa"), (1, 2, 3), (0, 1, 2), "UA", 2.0
 )
-IMAGES = study.Family("images", study.IMAGES, ("none", "eca"), (1, 2, 3), (0,), "accuracy", 1.0)
+IMAGES = Family("images", cells.IMAGES, ("none", "eca"), (1, 2, 3), (0,), "accuracy", 1.0)
 CHANCE = {"none": 0.55, "se": 0.62, "sa": 0.55, "eca": 0.6}
 LABELS = ["angry", "calm", "sad"]
 
@@ -43,7 +45,7 @@ def record(family, variant, seed, fold, commit):
 
 
 def write_cells(family, root, commit="abc"):
-    for (variant, seed), some in study.paths(family, root).items():
+    for (variant, seed), some in paths(family, root).items():
         for fold, path in zip(family.folds, some, strict=True):
             path.parent.mkdir(parents=True, exist_ok=True)
             content = json.dumps(record(family, variant, seed, fold, commit)).encode()
@@ -54,7 +56,7 @@ def write_cells(family, root, commit="abc"):
 def test_a_second_computation_agrees_with_every_figure(tmp_path, family):
     write_cells(family, tmp_path)
     rows = study.analyse(family, tmp_path)
-    files = study.paths(family, tmp_path)
+    files = paths(family, tmp_path)
     tables = {
         variant: second.read(
             {(seed, fold): path for seed in family.seeds
@@ -95,7 +97,7 @@ def test_the_command_writes_rows_and_a_picture_of_whole_families(tmp_path, monke
 
 def test_a_family_that_lacks_one_cell_is_not_looked_at(tmp_path, capsys):
     write_cells(SPEECH, tmp_path)
-    path = study.paths(SPEECH, tmp_path)["sa", 2][1]
+    path = paths(SPEECH, tmp_path)["sa", 2][1]
     path.unlink()
     assert study.analyse(SPEECH, tmp_path) == []
     assert capsys.readouterr().out == f"speech: 1 of 27 cells are missing, {path.name}\n"
@@ -111,11 +113,11 @@ def test_cells_must_share_one_clean_commit(tmp_path, commit):
 
 def test_seeds_must_have_answered_the_same_units(tmp_path):
     write_cells(SPEECH, tmp_path)
-    files = study.paths(SPEECH, tmp_path)
+    files = paths(SPEECH, tmp_path)
     files["se", 2][0].write_bytes(files["se", 2][1].read_bytes())
     with pytest.raises(SystemExit, match="se, seed 2: expected every unit once, got some twice"):
         study.analyse(SPEECH, tmp_path)
-    record = study.read(files["se", 1][0])
+    record = read(files["se", 1][0])
     record["utterances"][0]["id"] = "another"
     write_cells(SPEECH, tmp_path)
     files["se", 2][0].write_bytes(gzip.compress(json.dumps(record).encode()))
@@ -124,8 +126,8 @@ def test_seeds_must_have_answered_the_same_units(tmp_path):
 
 
 def test_the_families_are_those_of_the_protocol():
-    page = (study.EXAMPLES.parent / "docs" / "study.md").read_text()
-    for family in study.FAMILIES:
+    page = (cells.EXAMPLES.parent / "docs" / "study.md").read_text()
+    for family in cells.FAMILIES:
         (row,) = re.findall(rf"^\| `{family.name}` .*$", page, re.MULTILINE)
         _, _, base, count, seeds, measure, margin, _ = (cell.strip() for cell in row.split("|"))
         assert (base, count) == (f"`{family.variants[0]}`", str(len(family.variants) - 1))
@@ -136,11 +138,11 @@ def test_the_families_are_those_of_the_protocol():
 
 def test_cells_written_before_a_column_was_new_stay_readable(tmp_path):
     write_cells(SPEECH, tmp_path)
-    files = study.paths(SPEECH, tmp_path)
+    files = paths(SPEECH, tmp_path)
     for path in files["se", 1]:
-        record = study.read(path)
+        record = read(path)
         record["run"] = {"commit": "abc", "seed": 1}  # neither parameters nor threads nor backend
         path.write_bytes(gzip.compress(json.dumps(record).encode()))
-    row = study.facts(files, "se")
+    row = facts(files, "se")
     assert (row["commit"], row["parameters"].split(), row["threads"]) == ("abc", ["10"], "")
     assert study.analyse(SPEECH, tmp_path)[0]["groups"] == 12

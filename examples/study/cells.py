@@ -1,0 +1,109 @@
+"""The study's families (docs/study.md): which cells they are, and what the cells answered."""
+
+import gzip
+import itertools
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from examples.study.paired import Outcomes, Row
+
+EXAMPLES = Path(__file__).parents[1]
+
+
+class Family(NamedTuple):
+    """Comparisons that share a base, a measure and Holm's correction.
+
+    ``pattern`` names the prediction files under ``examples/``; the first variant is the base.
+    """
+
+    name: str
+    pattern: str
+    variants: tuple[str, ...]
+    seeds: tuple[int, ...]
+    folds: tuple[int, ...]
+    measure: str
+    margin: float
+
+
+SPEECH = "ser/results/grid/ravdess-speaker-{variant}-%s-32-true-seed{seed}-fold{fold}.json.gz"
+IMAGES = "vision/results/cells/cifar-10-jpeg-20k-resnet8-15epochs-{variant}-seed{seed}.json.gz"
+LAYERS = ("none", "se", "eca", "cbam", "ca", "sa", "ica", "icasa")
+AUGMENTATIONS = (
+    "none", "none+aam", "none+aam-random", "none+aam-unweighted", "none+mixup",
+    "none+spec-augment", "none+crop", "none+aam+mixup", "none+aam+spec-augment",
+    "none+aam-across-speakers",
+)  # fmt: skip
+FOLDS = tuple(range(6))
+FAMILIES = (
+    Family("speech-1d-layers", SPEECH % "strong30", (*LAYERS, "icasa-aligned"), (1, 2, 3, 4, 5),
+           FOLDS, "UA", 2.0),
+    Family("speech-1d-augmentation", SPEECH % "strong30", AUGMENTATIONS, (1, 2, 3), FOLDS, "UA",
+           2.0),
+    Family("speech-2d-layers", SPEECH % "plane30", LAYERS, (1, 2, 3), FOLDS, "UA", 2.0),
+    Family("images-layers", IMAGES, LAYERS, (1, 2, 3), (0,), "accuracy", 1.0),
+    Family("images-aligned", IMAGES, ("none", "sa-aligned", "icasa-aligned"), (1, 2, 3), (0,),
+           "accuracy", 1.0),
+)  # fmt: skip
+
+
+def paths(family: Family, root: Path) -> dict[tuple[str, int], list[Path]]:
+    """Return the files of every variant and seed, one per fold."""
+    return {
+        (variant, seed): [
+            root / family.pattern.format(variant=variant, seed=seed, fold=fold)
+            for fold in family.folds
+        ]
+        for variant, seed in itertools.product(family.variants, family.seeds)
+    }
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Read one prediction file."""
+    return json.loads(gzip.decompress(path.read_bytes()))
+
+
+def answers(record: dict[str, Any]) -> Iterator[tuple[str, str, str, bool]]:
+    """Give unit, group, label and whether the answer of the last epoch was right."""
+    labels = record["labels"]
+    if "images" in record:
+        columns = (record["images"][key] for key in ("id", "label", "predicted"))
+        for name, label, predicted in zip(*columns, strict=True):
+            yield name, name, labels[label], label == predicted
+    else:
+        for clip in record["utterances"]:
+            predicted = labels[int(np.argmax(clip["last"]))]
+            yield clip["id"], clip["speaker"], clip["label"], clip["label"] == predicted
+
+
+def outcomes(family: Family, variant: str, files: dict[tuple[str, int], list[Path]]) -> Outcomes:
+    """Join the folds of every seed of one variant."""
+    right, keys = [], None
+    for seed in family.seeds:
+        rows = sorted(
+            (*row, fold)
+            for path, fold in zip(files[variant, seed], family.folds, strict=True)
+            for row in answers(read(path))
+        )
+        unit, group, label, correct, fold = (np.array(part) for part in zip(*rows, strict=True))
+        if len(np.unique(unit)) < len(unit):
+            raise SystemExit(f"{variant}, seed {seed}: expected every unit once, got some twice")
+        these = (label, group, fold, unit)
+        keys = keys or these
+        if not all(map(np.array_equal, keys, these)):
+            raise SystemExit(f"{variant}: expected the same units for every seed, got others")
+        right.append(correct)
+    return Outcomes(np.array(right), *keys, family.seeds)
+
+
+def facts(files: dict[tuple[str, int], list[Path]], variant: str) -> Row:
+    """Return what a row says of its runs: parameters, commits, threads and versions."""
+    runs = [read(path)["run"] for (name, _), some in files.items() if name == variant
+            for path in some]  # fmt: skip
+    return {
+        key: " ".join(dict.fromkeys(str(run.get(key, "")) for run in runs))
+        for key in ("parameters", "commit", "threads", "device", "torch", "numpy")
+    }
