@@ -11,7 +11,14 @@ from torch import Tensor, nn
 from icasa._check import check_one_of, check_per_sample, check_positive_int, check_range
 from icasa.augment.draw import uniform
 from icasa.augment.labels import float_labels
-from icasa.augment.pairs import AAMReport, MixedPairs, fraction, interpolate, possible_pairs
+from icasa.augment.pairs import (
+    AAMReport,
+    MixedPairs,
+    fraction,
+    interpolate,
+    of_one_class,
+    possible_pairs,
+)
 from icasa.augment.watch import ThresholdWatch
 from icasa.padding import clear_padding
 
@@ -48,9 +55,10 @@ class AAM(nn.Module):
             A vector (N, D) is its own representation.
         pairing: ``"similar"`` is Algorithm 1. ``"balanced"`` follows the text of step 1: with
             equal probability the partner is of the same class or of another one (by the argmax of
-            the labels), and of the other kind if there is none. ``"random"`` lets every pair pass.
+            the labels), and of the other kind if there is none. ``"same-class"`` lets no pair of two classes
+            pass, ``"random"`` every pair.
         quantile: replaces ``threshold``: T is this quantile of the similarities in the batch, of
-            the pairs that ``utterance`` allows.
+            the pairs that ``utterance`` allows and, for ``"same-class"``, the labels.
         fixed_size: always return 2N rows and a weight (2N,), for static shapes under torch.compile
             and in CUDA graphs. A sample without a partner is repeated with weight 0.
 
@@ -95,7 +103,7 @@ class AAM(nn.Module):
                 f"expected representation to be 'mean', 'flat' or a callable from x to (N, D), "
                 f"got {representation!r}"
             )
-        check_one_of("pairing", pairing, ("similar", "balanced", "random"))
+        check_one_of("pairing", pairing, ("similar", "balanced", "same-class", "random"))
         if quantile is not None and pairing == "random":
             raise ValueError("expected pairing='random' or quantile, got both; leave one out")
         self.num_classes = check_positive_int("num_classes", num_classes)
@@ -203,8 +211,8 @@ class AAM(nn.Module):
     ) -> AAMReport:
         """Return which pairs pass the threshold, and whether they share the label or the speaker.
 
-        "All pairs" are the pairs of two samples, and if ``utterance`` is given, of two utterances.
-        Soft labels match if their argmax is equal.
+        "All pairs" are the pairs of two samples, and if ``utterance`` is given, of two utterances;
+        for ``pairing="same-class"``, of the same class. Soft labels match if their argmax is equal.
 
         Args:
             x: a batch.
@@ -225,8 +233,8 @@ class AAM(nn.Module):
         >>> report.partner_rate, report.label_match, round(report.label_chance, 3)
         (1.0, 1.0, 0.333)
         """
-        label = self.float_labels(x, y).argmax(1)
-        every = possible_pairs(x, utterance)
+        y = self.float_labels(x, y)
+        label, every = y.argmax(1), self._possible(x, y, utterance)
         admitted = self._admitted(clear_padding(x, lengths)[0], every)
         match: list[float | None] = []
         for name, group in (("y", label), ("speaker", speaker)):
@@ -248,7 +256,7 @@ class AAM(nn.Module):
         self, x: Tensor, y: Tensor, utterance: Tensor | None, generator: torch.Generator | None
     ) -> Tensor:
         """Return for each sample a uniform choice among its candidates, or itself: (N,)."""
-        possible = possible_pairs(x, utterance)
+        possible = self._possible(x, y, utterance)
         candidates = self._admitted(x, possible)
         if self._filters() and not torch.compiler.is_compiling():
             self._watch.update(candidates, possible, self._threshold())
@@ -259,12 +267,16 @@ class AAM(nn.Module):
         # DIFF: step 1 speaks of same- and different-emotion pairs drawn in balance, Algorithm 1
         # never looks at the labels; Algorithm 1 by default.
         if self.pairing == "balanced":
-            label = y.argmax(1)
             coin = uniform(x, len(x), 1, generator=generator) < 0.5
-            chosen = candidates & ((label.unsqueeze(1) == label) == coin)
+            chosen = candidates & (of_one_class(y) == coin)
             candidates = torch.where(chosen.any(1, keepdim=True), chosen, candidates)
         choice = draw.masked_fill(~candidates, -1).argmax(1)
         return torch.where(candidates.any(1), choice, rows)
+
+    def _possible(self, x: Tensor, y: Tensor, utterance: Tensor | None) -> Tensor:
+        """Return the pairs among which the threshold chooses: (N, N)."""
+        pairs = possible_pairs(x, utterance)
+        return pairs & of_one_class(y) if self.pairing == "same-class" else pairs
 
     def _filters(self) -> bool:
         """Return whether similarity is meant to leave out some pairs."""

@@ -54,6 +54,12 @@ def possible_pairs(x: Tensor, utterance: Tensor | None) -> Tensor:
     return pairs & (utterance.unsqueeze(1) != utterance)
 
 
+def of_one_class(y: Tensor) -> Tensor:
+    """Return which pairs have equal argmax of their labels (N, K): (N, N)."""
+    label = y.argmax(1)
+    return label.unsqueeze(1) == label
+
+
 def fraction(part: Tensor, whole: Tensor) -> float | None:
     """Return the share of ``whole`` that is also in ``part``, None if ``whole`` is empty."""
     total = int(whole.sum())

@@ -85,7 +85,7 @@ def test_equals_algorithm_1(n, shape, threshold, alpha, how, label, dtype, seed)
     st.integers(0, 12),
     SHAPES,
     st.floats(-1, 1),
-    st.sampled_from(["similar", "balanced", "random"]),
+    st.sampled_from(["similar", "balanced", "same-class", "random"]),
     st.booleans(),
     SEEDS,
 )
@@ -106,7 +106,7 @@ def test_partners_are_admitted_others_of_another_utterance(n, shape, t, pairing,
 
 
 @LAWS
-@given(st.integers(0, 12), st.sampled_from(["similar", "balanced", "random"]), SEEDS)
+@given(st.integers(0, 12), st.sampled_from(["similar", "balanced", "same-class", "random"]), SEEDS)
 def test_fixed_size_equals_the_dynamic_one_where_the_weight_is_1(n, pairing, seed):
     x, y, d = batch(n, seed=seed)
     dynamic = AAM(K, threshold=0.5, pairing=pairing)(x, y, d, generator=seeded(seed))
@@ -119,7 +119,7 @@ def test_fixed_size_equals_the_dynamic_one_where_the_weight_is_1(n, pairing, see
     assert set(weight.tolist()) <= {0.0, 1.0}
 
 
-@pytest.mark.parametrize("pairing", ["similar", "balanced", "random"])
+@pytest.mark.parametrize("pairing", ["similar", "balanced", "same-class", "random"])
 @pytest.mark.parametrize("quantile", [None, 0.5])
 def test_fixed_size_compiles_without_a_graph_break(pairing, quantile):
     if pairing == "random" and quantile:
@@ -195,6 +195,22 @@ def test_balanced_pairs_are_half_same_class(rare):
     assert len(one_class[0]) == n  # the other kind is empty, so every coin falls on this one
 
 
+@pytest.mark.parametrize("threshold", [-1, 0.3])
+def test_same_class_leaves_out_other_classes_and_no_other_pair(threshold):
+    x, y, d = batch(40)
+    every = AAM(K, threshold=threshold).report(x, y)
+    aam = AAM(K, threshold=threshold, pairing="same-class")
+    report = aam.report(x, y)
+    assert (report.label_match, report.label_chance) == (1, 1)
+    ours, theirs = report.pair_share * every.label_chance, every.pair_share * every.label_match
+    assert ours == pytest.approx(theirs)  # the admitted pairs of one class, among all pairs
+    pairs = aam.mix(x, y, d, generator=seeded(0))[2]
+    assert len(pairs.index) == round(40 * report.partner_rate) > 20
+    assert torch.equal(y[pairs.index], y[pairs.partner])
+    soft = F.one_hot(y, K) * 0.6 + 0.4 / K  # its argmax is the class
+    assert torch.equal(aam.mix(x, soft, d, generator=seeded(0))[2].partner, pairs.partner)
+
+
 def test_harder_sample_gets_less_weight_and_more_for_negative_alpha():
     x, y, d = torch.ones(2, 3), torch.tensor([0, 1]), torch.tensor([2.0, 0.5])
     lam = {a: AAM(K, alpha=a).mix(x, y, d)[2].lam for a in (2.0, -2.0, 0.0)}
@@ -251,7 +267,10 @@ def test_small_integers_name_every_class():
         ({"threshold": 1.2}, r"expected threshold to be a number in \[-1, 1\], got 1.2"),
         ({"alpha": math.nan}, r"expected alpha to be a number in .*, got nan"),
         ({"quantile": 70}, r"expected quantile to be a number in \[0, 1\], got 70"),
-        ({"pairing": "same"}, r"expected pairing to be one of \['similar', 'balanced', 'random'\]"),
+        (
+            {"pairing": "same"},
+            r"expected pairing to be one of \['similar', 'balanced', 'same-class', 'random'\]",
+        ),
         ({"representation": "max"}, r"'mean', 'flat' or a callable .* got 'max'"),
         ({"pairing": "random", "quantile": 0.5}, r"random' or quantile, got both; leave one out"),
     ],
