@@ -38,6 +38,7 @@ from examples.ser.run.attention_figure import draw_attention
 from examples.ser.run.checkpoint import CHECKPOINT, only_training, resume, save
 from examples.ser.run.evaluate import scores, utterance_posteriors
 from examples.ser.run.flags import network, parse
+from examples.ser.run.mixing import make_aam, report_pairs
 from examples.ser.run.nonfinite import NonFiniteLossError, explain
 from examples.ser.run.record import write_results
 from icasa import (
@@ -133,20 +134,6 @@ def class_weights(data: Segments, classes: int, mode: str) -> Tensor | None:
         return None
     count = data.y.bincount(minlength=classes)
     return torch.where(count > 0, len(data) / (classes * count.clamp_min(1)), 0.0)
-
-
-def report_pairs(
-    aam: AAM, data: Segments, seed: int, most: int = 4096, *, across_speakers: bool = False
-) -> dict[str, float]:
-    """Return `AAM.report` on the training segments, or on `most` of them at random.
-
-    It counts pairs of two clips, of two speakers with ``across_speakers``.
-    """
-    index = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))[:most]
-    some = Segments(**{name: value[index.to(value.device)] for name, value in vars(data).items()})
-    apart = some.speaker if across_speakers else some.utterance
-    report = aam.report(some.x, some.y, speaker=some.speaker, utterance=apart)
-    return {name: round(share, 4) for name, share in report._asdict().items() if share is not None}
 
 
 def make_schedule(optimizer: Any, args: argparse.Namespace, steps: int) -> Any:
@@ -246,12 +233,11 @@ def run(
     aam, pairs = None, None
     if args.aam:
         # Several processes must call the model equally often: hence the fixed size.
-        aam = AAM(
-            len(corpus.labels), threshold=args.threshold, alpha=args.alpha, pairing=args.pairing,
-            representation=args.representation, fixed_size=many,
-        )  # fmt: skip
-        pairs = report_pairs(aam, train, args.seed, across_speakers=args.across_speakers)
-        fabric.print(f"AAM on the training segments: {pairs}")
+        aam = make_aam(args, net, len(corpus.labels), fixed_size=many)
+        # An untrained network's pairs say nothing; history.csv has the rate of partners.
+        if args.representation != "embedding":
+            pairs = report_pairs(aam, train, args.seed, across_speakers=args.across_speakers)
+            fabric.print(f"AAM on the training segments: {pairs}")
 
     augment = make_augment(args, len(corpus.labels))
 

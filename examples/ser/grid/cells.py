@@ -19,12 +19,23 @@ ATTENTIONS = ("none", "sa", "ica", "icasa", "eca", "cbam", "se", "ca")
 THRESHOLDS = (0.1, 0.3, 0.5, 0.7, 0.9)
 ALPHAS = (1, 2, 3, 5)
 AUGMENT = ("crop", "spec-augment", "mixup")  # of Table 9
+FORMS = {  # of docs/study.md: what might do better than ICASA and AAM as published
+    "icasa-faded": ["--attention", "icasa", "--icasa-form", "faded"],
+    "icasa-bounded": ["--attention", "icasa", "--icasa-form", "bounded"],
+    "icasa-last": ["--attention", "icasa", "--icasa-form", "last"],
+    "none+aam-harder": ["--attention", "none", "--aam", "--alpha", "-2"],
+    "none+aam-embedding": ["--attention", "none", "--aam", "--representation", "embedding"],
+    "none+aam-same-class": [
+        "--attention", "none", "--aam", "--pairing", "same-class", "--across-speakers",
+    ],
+}  # fmt: skip
 VARIANTS = {
     **{name: ["--attention", name] for name in (*ATTENTIONS, "icasa-aligned")},
     **{f"{name}+aam": ["--attention", name, "--aam"] for name in ATTENTIONS},
     "none+aam-unweighted": ["--attention", "none", "--aam", "--alpha", "0"],
     "none+aam-random": ["--attention", "none", "--aam", "--pairing", "random"],
     "none+aam-across-speakers": ["--attention", "none", "--aam", "--across-speakers"],
+    **FORMS,
     **{f"none+aam-T{t}": ["--attention", "none", "--aam", "--threshold", f"{t}"]
        for t in THRESHOLDS if t != 0.7},
     **{f"none+aam-alpha{a}": ["--attention", "none", "--aam", "--alpha", f"{a}"]
@@ -54,6 +65,7 @@ TABLES = {
     ),  # each part alone
     "layers": ((*ATTENTIONS, "icasa-aligned"), SPEAKER),  # of docs/study.md, as the next
     "layers-2d": (ATTENTIONS, SPEAKER),
+    "forms": (("none", *FORMS), SPEAKER),
     "augmentation": (
         ("none", "none+aam", "none+aam-random", "none+aam-unweighted", "none+mixup",
          "none+spec-augment", "none+crop", "none+aam+mixup", "none+aam+spec-augment",
@@ -61,7 +73,12 @@ TABLES = {
         SPEAKER,
     ),
 }  # fmt: skip
-STUDY = ("layers", "layers-2d", "augmentation")  # trained with other presets than the paper's
+STUDY = (
+    "layers",
+    "layers-2d",
+    "augmentation",
+    "forms",
+)  # trained with other presets than the paper's
 SEED = 987654
 CORPUS = r"\w+(?:-(?:impro|script))?"
 NAME = (

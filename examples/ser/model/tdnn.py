@@ -5,15 +5,23 @@ maps are (N, channels, 1, frames), a hundredth of MACNN's in size. An attention 
 height one: ICA's gate over rows is then one over channels, from their means over time.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from examples.ser.model.macnn import ATTENTION
-from icasa import ICASA
+from icasa import ICASA, insert_attention
 
 STRIDES = (2, 2, 1)  # of the blocks, in frames
+# Forms of ICASA (docs/study.md), after every block but for "last".
+FORMS: dict[str, Callable[[int], nn.Module]] = {
+    "published": ICASA,
+    "faded": lambda channels: nn.Identity(),  # inserted afterwards
+    "bounded": partial(ICASA, bounded=True),
+    "last": ICASA,  # after the last block alone
+}
 
 
 class TDNN(nn.Module):
@@ -26,6 +34,7 @@ class TDNN(nn.Module):
         num_classes: number of emotions.
         rows: rows of a segment.
         attention: a key of ``macnn.ATTENTION``.
+        icasa_form: a key of ``FORMS``, for ``attention="icasa"``.
         widths: channels of the blocks.
         kernel_size: frames that a convolution spans.
         dropout: probability of a block's dropout; five times as much before the classifier.
@@ -37,6 +46,7 @@ class TDNN(nn.Module):
         rows: int,
         *,
         attention: str = "none",
+        icasa_form: str = "published",
         widths: Sequence[int] = (96, 128, 128),
         kernel_size: int = 5,
         dropout: float = 0.1,
@@ -44,18 +54,23 @@ class TDNN(nn.Module):
         super().__init__()
         if attention not in ATTENTION:
             raise ValueError(f"expected attention among {', '.join(ATTENTION)}, got {attention!r}")
+        make_layer = FORMS[icasa_form] if attention == "icasa" else ATTENTION[attention]
         self.blocks = nn.ModuleList()
         width = rows
         for channels, stride in zip(widths, STRIDES, strict=True):
             conv = nn.Conv2d(
                 width, channels, (1, kernel_size), (1, stride), (0, kernel_size // 2), bias=False
             )
-            layer = ATTENTION[attention](channels)
+            is_bare = icasa_form == "last" and len(self.blocks) + 1 < len(widths)
+            layer = nn.Identity() if is_bare else make_layer(channels)
             norm = nn.BatchNorm2d(channels)
             self.blocks.append(nn.Sequential(conv, norm, nn.ReLU(), nn.Dropout(dropout), layer))
             width = channels
         self.dropout = nn.Dropout(5 * dropout)
         self.classifier = nn.Linear(2 * width, num_classes)
+        if attention == "icasa" and icasa_form == "faded":  # x + gamma ICASA(x), gamma from 0
+            layer, example = partial(ICASA, residual=True), torch.zeros(1, 1, rows, kernel_size)
+            insert_attention(self, layer, where="blocks.?", identity=True, example=example)
 
     def embed(self, x: Tensor) -> Tensor:
         """Return mean and standard deviation over time, the classifier's input: (N, 2 * width)."""
@@ -71,5 +86,9 @@ class TDNN(nn.Module):
 
     def betas(self) -> dict[str, float]:
         """Return beta of every ICASA, by its block."""
-        layers = {f"block{i}": block[-1] for i, block in enumerate(self.blocks, 1)}
-        return {p: layer.beta.item() for p, layer in layers.items() if isinstance(layer, ICASA)}
+        return {
+            f"block{i}": layer.beta.item()
+            for i, block in enumerate(self.blocks, 1)
+            for layer in block.modules()
+            if isinstance(layer, ICASA)
+        }

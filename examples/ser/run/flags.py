@@ -12,7 +12,7 @@ from examples.ser.data.splits import PROTOCOLS
 from examples.ser.data.standardize import Standardizer
 from examples.ser.model.macnn import ATTENTION, CHANNELS, HEADS, MACNN, PADDING
 from examples.ser.model.plane import PlaneCNN, PlaneResNet
-from examples.ser.model.tdnn import TDNN
+from examples.ser.model.tdnn import FORMS, TDNN
 
 PRESETS: dict[str, dict[str, Any]] = {
     # Section 3.2 to the letter: constant rate, no validation, last epoch.
@@ -74,6 +74,8 @@ DEFAULTS = {  # of the flags that a preset does not set
     "weight_decay": 1e-6,
 }
 AUGMENT = ("jitter", "crop", "spec-augment", "mixup")
+REPRESENTATIONS = ("mean", "flat", "embedding")  # the last is the network's own
+PAIRINGS = ("similar", "balanced", "same-class", "random")
 CLASS_WEIGHTS = ("none", "balanced")
 RANGES = {  # of flags that may be not positive
     "label_smoothing": (0, 1),
@@ -151,7 +153,10 @@ def network(args: argparse.Namespace, num_classes: int) -> MACNN | TDNN | PlaneC
             keep_rows=args.network == "plane-cnn-rows",
         )  # fmt: skip
     if args.network == "tdnn":
-        return TDNN(num_classes, FEATURES[args.features].rows, attention=args.attention)
+        return TDNN(
+            num_classes, FEATURES[args.features].rows, attention=args.attention,
+            icasa_form=args.icasa_form,
+        )  # fmt: skip
     return MACNN(
         num_classes, attention=args.attention, places=args.places, head=args.head,
         padding=args.padding,
@@ -180,6 +185,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     group = parser.add_argument_group("model")
     group.add_argument("--network", choices=NETWORKS, help="default: macnn")
     group.add_argument("--attention", choices=ATTENTION, default="icasa")
+    group.add_argument("--icasa-form", choices=FORMS, default="published", help="in the tdnn")
     group = parser.add_argument_group("MACNN")
     group.add_argument("--places", nargs="+", choices=CHANNELS, default=list(CHANNELS))
     group.add_argument("--head", choices=HEADS, default="fusion")
@@ -188,8 +194,10 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     group.add_argument("--aam", action="store_true", help="train with Adaptive Acoustic Mixup")
     group.add_argument("--threshold", type=float, default=0.7, help="T of Eq. 1")
     group.add_argument("--alpha", type=float, default=2.0, help="alpha of Eq. 3; 0: no weighting")
-    group.add_argument("--representation", choices=("mean", "flat"), default="mean")
-    group.add_argument("--pairing", choices=("similar", "balanced", "random"), default="similar")
+    group.add_argument(
+        "--representation", choices=REPRESENTATIONS, default="mean", help="r of Eq. 1"
+    )
+    group.add_argument("--pairing", choices=PAIRINGS, default="similar")
     apart = group.add_mutually_exclusive_group()
     apart.add_argument("--across-utterances", action="store_true", help="no pair within a clip")
     apart.add_argument("--across-speakers", action="store_true", help="no pair within a speaker")
@@ -238,6 +246,13 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
             parser.error(
                 f"expected --network macnn with --{key}, got {args.network}; leave one out"
             )
+    if args.icasa_form != "published" and (args.network, args.attention) != ("tdnn", "icasa"):
+        parser.error(
+            f"expected --network tdnn --attention icasa with --icasa-form, got {args.network} and "
+            f"{args.attention}; leave --icasa-form out"
+        )
+    if args.representation == "embedding" and not args.aam:
+        parser.error("expected --aam with --representation embedding, got it alone; add --aam")
     for key in ("across_speakers", "across_utterances"):
         if getattr(args, key) and not args.aam:
             flag = f"--{key.replace('_', '-')}"

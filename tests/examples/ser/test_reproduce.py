@@ -11,7 +11,7 @@ from filelock import FileLock
 from examples.ser import reproduce
 from examples.ser.data.corpora import Corpus, CorpusError, Utterance
 from examples.ser.data.pack import pack
-from examples.ser.grid.cells import TABLES, VARIANTS, Cell
+from examples.ser.grid.cells import FORMS, TABLES, VARIANTS, Cell
 from examples.ser.reproduce import expand
 from examples.ser.run.checkpoint import only_training
 from examples.ser.run.flags import parse
@@ -47,6 +47,7 @@ def test_the_tables_expand_to_each_cell_once():
     usual = {cell.variant for cell in expand(args.table, args)}
     assert set(VARIANTS) - usual == {  # of the study, which has presets of its own
         "se", "eca", "cbam", "ca", "icasa-aligned", "sa", "ica", "none+aam-across-speakers",
+        *FORMS,
     }  # fmt: skip
     some = reproduce.parse(["--ravdess", "x", "--variants", "none"])
     assert {cell.variant for cell in expand(["8"], some)} == {"none"}

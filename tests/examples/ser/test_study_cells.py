@@ -4,9 +4,10 @@ import csv
 import json
 
 import pytest
+import torch
 
 from examples.ser import train
-from examples.ser.grid.cells import TABLES, VARIANTS, Cell
+from examples.ser.grid.cells import FORMS, TABLES, VARIANTS, Cell
 from examples.ser.run.flags import parse
 from examples.ser.synthetic import write_synthetic
 from examples.study.cells import AUGMENTATIONS, FAMILIES
@@ -51,6 +52,22 @@ def test_an_augmentation_differs_from_none_as_the_protocol_says(variant, changes
     assert vars(flags(variant)) == vars(flags("none")) | changes
 
 
+@pytest.mark.parametrize(
+    ("form", "changes"),
+    [
+        ("icasa-faded", {"attention": "icasa", "icasa_form": "faded"}),
+        ("icasa-bounded", {"attention": "icasa", "icasa_form": "bounded"}),
+        ("icasa-last", {"attention": "icasa", "icasa_form": "last"}),
+        ("none+aam-harder", {"aam": True, "alpha": -2}),
+        ("none+aam-embedding", {"aam": True, "representation": "embedding"}),
+        ("none+aam-same-class", {"aam": True, "pairing": "same-class", "across_speakers": True}),
+    ],
+)
+def test_a_form_differs_from_none_as_the_protocol_says(form, changes):
+    assert form in FORMS
+    assert vars(flags(form)) == vars(flags("none")) | changes
+
+
 def test_a_preset_without_augmentation_adds_none():
     assert flags("none+mixup", "paper").augment == ["mixup"]
     assert VARIANTS["none+mixup"][-1] == "mixup"  # the list that all cells share is unchanged
@@ -65,6 +82,39 @@ def run(manifest, out, *more):
     source = ["--manifest", manifest, "--cache", manifest.parent / "cache", "--out", out]
     usual = ["--strong", "--epochs", 1, "--threads", 1, "--device", "cpu", "--quiet", *more]
     return train.main([str(flag) for flag in (*source, *usual)])
+
+
+@pytest.fixture
+def steps(monkeypatch):
+    """Collect what each AAM step of a training returns, with its labels and ids."""
+    seen, step = [], train.aam_loss
+
+    def watched(model, aam, x, y, **options):
+        out = step(model, aam, x, y, **options)
+        seen.append((out, y, options["utterance"]))
+        return out
+
+    monkeypatch.setattr(train, "aam_loss", watched)
+    return seen
+
+
+def test_the_form_within_classes_pairs_one_class_and_two_speakers(manifest, tmp_path, steps):
+    run(manifest, tmp_path / "run", *FORMS["none+aam-same-class"], "--threshold", -1)
+    for out, y, speaker in steps:
+        index, partner, _ = out.pairs
+        assert len(index) > len(y) / 2
+        assert torch.equal(y[index], y[partner])
+        assert not (speaker[index] == speaker[partner]).any()
+
+
+@pytest.mark.parametrize(("form", "sign"), [("none+aam-harder", 1), ("none+aam", -1)])
+def test_the_harder_sample_weighs_more_or_less(manifest, tmp_path, steps, form, sign):
+    run(manifest, tmp_path / "run", *VARIANTS[form], "--threshold", -1)
+    for out, _, _ in steps:
+        index, partner, lam = out.pairs
+        harder = out.difficulty[index] - out.difficulty[partner]
+        assert len(index)
+        assert torch.equal((lam - 0.5).sign(), sign * harder.sign())
 
 
 @pytest.mark.parametrize("flag", ["--across-speakers", None])

@@ -12,6 +12,7 @@ import torch
 from examples.errors import UserError, user_errors
 from examples.ser import train
 from examples.ser.crash_drill import differences, timeless
+from examples.ser.grid.cells import FORMS
 from examples.ser.model.macnn import HEADS, MACNN
 from examples.ser.model.plane import PlaneCNN, PlaneResNet
 from examples.ser.model.tdnn import TDNN
@@ -61,6 +62,7 @@ RESUMED = {
     "flatten": ("--paper", "--attention", "none", "--head", "flatten"),
     "plane": ("--plane", "--attention", "ca"),
     "plane-resnet": ("--plane", "--network", "plane-resnet", "--attention", "none"),
+    **{form: ("--strong", *variant) for form, variant in FORMS.items()},
 }
 
 
@@ -76,9 +78,8 @@ def test_every_network_preset_and_augmentation_is_resumed():
 
 @pytest.mark.parametrize("case", RESUMED)
 def test_resume_equals_uninterrupted_bit_for_bit(tiny, tmp_path, monkeypatch, case):
-    places = () if case.startswith("plane") else ("--places", "conv2")
+    places = () if {"--strong", "--plane"} & {*RESUMED[case]} else ("--places", "conv2")
     more = ("--epochs", 2, "--batch-size", 8, *places, *RESUMED[case])
-    more = [flag for flag in more if case != "strong" or flag not in {"--places", "conv2"}]
     train.main(flags(tiny, tmp_path / "whole", *more))
     save = train.save
 

@@ -6,7 +6,7 @@ import re
 import pytest
 
 from examples.errors import UserError
-from examples.ser.grid.cells import GRID, VARIANTS, Cell, read_cells, write_cell
+from examples.ser.grid.cells import FORMS, GRID, VARIANTS, Cell, read_cells, write_cell
 from examples.ser.run.flags import parse
 
 CELL = Cell("ravdess", "leaky-utterance", "none+aam-T0.1", 3, 7, "onecycle", 10, "bf16-mixed")
@@ -26,7 +26,8 @@ def test_a_part_of_a_corpus_has_its_base():
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_train_understands_every_variant(variant):
-    cell = Cell("ravdess", "leaky-segment", variant, 2, 7, "paper", 60, "32-true")
+    preset = "strong" if variant in FORMS else "paper"
+    cell = Cell("ravdess", "leaky-segment", variant, 2, 7, preset, 60, "32-true")
     args = parse([*cell.flags(), "--ravdess", "x", "--out", "y"])
     assert (args.protocol, args.fold, args.seed, args.epochs) == ("leaky-segment", 2, 7, 60)
     assert not args.validation

@@ -47,6 +47,12 @@ def test_the_network_is_the_one_that_the_flags_describe():
         (["--threads", "0"], "expected --threads of 1 or more, got 0; correct it"),
         (["--strong", "--head", "dot"], "expected --network macnn with --head, got tdnn; leave"),
         (["--across-speakers"], "got --across-speakers alone; add --aam"),
+        (
+            ["--icasa-form", "last"],
+            "with --icasa-form, got macnn and icasa; leave --icasa-form out",
+        ),
+        (["--strong", "--attention", "sa", "--icasa-form", "faded"], "got tdnn and sa; leave"),
+        (["--representation", "embedding"], "expected --aam with --representation embedding, got"),
         (["--across-utterances"], "expected --aam with --across-utterances"),
         (["--protocol", "leaky-segment"], "got leaky-segment; add --no-validation"),
     ],
