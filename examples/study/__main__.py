@@ -1,9 +1,11 @@
 """Analyse the study (docs/study.md): which layer, which augmentation, with intervals.
 
+    python -m examples.study --list
     python -m examples.study
 
-Reads prediction files alone, and writes results/<family>.csv and a forest plot for every family
-whose cells are all there and are of one clean commit. A family that lacks cells is not looked at.
+Reads prediction files alone, results/cells/ here and in examples/vision, and writes
+results/<family>.csv and a forest plot for every family whose cells are all there and are of one
+clean commit. Of a family that lacks cells it says which, and looks at none.
 """
 
 import argparse
@@ -17,7 +19,7 @@ import numpy as np
 mpl.use("Agg")
 import matplotlib.pyplot as plt
 
-from examples.study.cells import EXAMPLES, FAMILIES, Family, facts, outcomes, paths
+from examples.study.cells import EXAMPLES, FAMILIES, Family, facts, is_whole, outcomes, paths
 from examples.study.paired import Row, adjust, compare
 
 RESULTS = Path(__file__).parent / "results"
@@ -27,10 +29,7 @@ BLUE, GREY = "#0072B2", "#999999"  # Okabe and Ito
 def analyse(family: Family, root: Path, *, any_commit: bool = False) -> list[Row]:
     """Return a row for each variant against the base, or none if the family lacks cells."""
     files = paths(family, root)
-    every = [path for some in files.values() for path in some]
-    missing = [path for path in every if not path.exists()]
-    if missing:
-        print(f"{family.name}: {len(missing)} of {len(every)} cells are missing, {missing[0].name}")
+    if not is_whole(family, files):
         return []
     run = {variant: facts(files, variant) for variant in family.variants}
     commits = " ".join(dict.fromkeys(row["commit"] for row in run.values()))
@@ -85,14 +84,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     names = [family.name for family in FAMILIES]
     parser.add_argument("--family", nargs="+", choices=names, default=names)
-    parser.add_argument("--cells", type=Path, default=EXAMPLES, help="where ser and vision lie")
+    parser.add_argument("--list", action="store_true", help="say which cells are there, and stop")
+    parser.add_argument("--cells", type=Path, default=EXAMPLES, help="examples/ of a checkout")
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--any-commit", action="store_true", help="cells of several commits: a try")
     args = parser.parse_args(argv)
+    chosen = [family for family in FAMILIES if family.name in args.family]
+    if args.list:
+        for family in chosen:
+            is_whole(family, paths(family, args.cells))
+        return
     args.out.mkdir(parents=True, exist_ok=True)
-    for family in FAMILIES:
-        if family.name not in args.family:
-            continue
+    for family in chosen:
         if rows := analyse(family, args.cells, any_commit=args.any_commit):
             write(rows, args.out / f"{family.name}.csv")
             draw_forest(rows, args.out / f"{family.name}.png")

@@ -3,6 +3,7 @@
 import gzip
 import itertools
 import json
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,7 +30,8 @@ class Family(NamedTuple):
     margin: float
 
 
-SPEECH = "ser/results/grid/ravdess-speaker-{variant}-%s-32-true-seed{seed}-fold{fold}.json.gz"
+Files = dict[tuple[str, int], list[Path]]  # (variant, seed) -> its file of every fold
+SPEECH = "study/results/cells/ravdess-speaker-{variant}-%s-32-true-seed{seed}-fold{fold}.json.gz"
 IMAGES = "vision/results/cells/cifar-10-jpeg-20k-resnet8-15epochs-{variant}-seed{seed}.json.gz"
 LAYERS = ("none", "se", "eca", "cbam", "ca", "sa", "ica", "icasa")
 AUGMENTATIONS = (
@@ -50,7 +52,7 @@ FAMILIES = (
 )  # fmt: skip
 
 
-def paths(family: Family, root: Path) -> dict[tuple[str, int], list[Path]]:
+def paths(family: Family, root: Path) -> Files:
     """Return the files of every variant and seed, one per fold."""
     return {
         (variant, seed): [
@@ -59,6 +61,40 @@ def paths(family: Family, root: Path) -> dict[tuple[str, int], list[Path]]:
         ]
         for variant, seed in itertools.product(family.variants, family.seeds)
     }
+
+
+def is_whole(family: Family, files: Files) -> bool:
+    """Print how many of a family's cells are there and which are missing; return if none is."""
+    every = [path for some in files.values() for path in some]
+    found = sum(path.exists() for path in every)
+    if found == len(every):
+        print(f"{family.name}: all {found} cells are there")
+        return True
+    print(f"{family.name}: {found} of {len(every)} cells are there, not analysed before all are")
+    seeds = defaultdict(list)
+    for seed in family.seeds:
+        seeds[missing(family, files, seed)].append(str(seed))
+    for said, some in seeds.items():
+        print(f"  seed{'s' * (len(some) > 1)} {' '.join(some)}: {said}")
+    return False
+
+
+def missing(family: Family, files: Files, seed: int) -> str:
+    """Say in short which cells of a seed are missing: the variants, by the folds they lack."""
+    lacking = defaultdict(list)
+    for variant in family.variants:
+        of_fold = zip(family.folds, files[variant, seed], strict=True)
+        lacking[tuple(fold for fold, path in of_fold if not path.exists())].append(variant)
+    complete = lacking.pop((), [])
+    if not lacking:
+        return "nothing is missing"
+    parts = []
+    for folds, variants in lacking.items():
+        alone = len(lacking) == 1 and not complete
+        who = "every variant" if alone else ", ".join(variants)
+        fold = f"fold{'s' * (len(folds) > 1)} {' '.join(map(str, folds))} of "
+        parts.append(who if folds == family.folds else fold + who)
+    return f"missing {'; '.join(parts)}"
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -79,7 +115,7 @@ def answers(record: dict[str, Any]) -> Iterator[tuple[str, str, str, bool]]:
             yield clip["id"], clip["speaker"], clip["label"], clip["label"] == predicted
 
 
-def outcomes(family: Family, variant: str, files: dict[tuple[str, int], list[Path]]) -> Outcomes:
+def outcomes(family: Family, variant: str, files: Files) -> Outcomes:
     """Join the folds of every seed of one variant."""
     right, keys = [], None
     for seed in family.seeds:
@@ -99,7 +135,7 @@ def outcomes(family: Family, variant: str, files: dict[tuple[str, int], list[Pat
     return Outcomes(np.array(right), *keys, family.seeds)
 
 
-def facts(files: dict[tuple[str, int], list[Path]], variant: str) -> Row:
+def facts(files: Files, variant: str) -> Row:
     """Return what a row says of its runs: parameters, commits, threads and versions."""
     runs = [read(path)["run"] for (name, _), some in files.items() if name == variant
             for path in some]  # fmt: skip

@@ -8,6 +8,7 @@ import re
 import numpy as np
 import pytest
 
+from examples.ser.grid.cells import Cell
 from examples.study import __main__ as study
 from examples.study import cells
 from examples.study.cells import Family, facts, paths, read
@@ -88,19 +89,59 @@ def test_the_command_writes_rows_and_a_picture_of_whole_families(tmp_path, monke
     study.main(["--cells", str(tmp_path), "--out", str(tmp_path / "out")])
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"speech.csv", "speech.png"}
     said = capsys.readouterr().out
-    assert "images: 6 of 6 cells are missing" in said
+    assert "speech: all 27 cells are there\n" in said
+    assert "images: 0 of 6 cells are there, not analysed" in said
     with (tmp_path / "out" / "speech.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["variant"] for row in rows] == ["se", "sa"]
     assert all(row["verdict"] in said and row["commit"] == "abc" for row in rows)
 
 
-def test_a_family_that_lacks_one_cell_is_not_looked_at(tmp_path, capsys):
+def test_a_family_that_lacks_a_cell_is_not_looked_at_and_says_which(tmp_path, capsys):
     write_cells(SPEECH, tmp_path)
-    path = paths(SPEECH, tmp_path)["sa", 2][1]
-    path.unlink()
+    files = paths(SPEECH, tmp_path)
+    files["sa", 2][1].unlink()
     assert study.analyse(SPEECH, tmp_path) == []
-    assert capsys.readouterr().out == f"speech: 1 of 27 cells are missing, {path.name}\n"
+    head = "speech: {} of 27 cells are there, not analysed before all are\n"
+    shown = head.format(26) + "  seeds 1 3: nothing is missing\n  seed 2: missing fold 1 of sa\n"
+    assert capsys.readouterr().out == shown
+    for path in (*files["sa", 1], *files["se", 1][1:], *files["none", 1][1:]):
+        path.unlink()
+    for variant in SPEECH.variants:
+        for path in files[variant, 3][2:]:
+            path.unlink()
+    assert study.analyse(SPEECH, tmp_path) == []
+    assert capsys.readouterr().out.splitlines()[1:] == [
+        "  seed 1: missing folds 1 2 of none, se; sa",
+        "  seed 2: missing fold 1 of sa",
+        "  seed 3: missing fold 2 of every variant",
+    ]
+
+
+def test_the_state_can_be_asked_for_without_an_analysis(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(study, "FAMILIES", (SPEECH, IMAGES))
+    write_cells(SPEECH, tmp_path)
+    argv = ["--list", "--cells", str(tmp_path), "--out", str(tmp_path / "out")]
+    study.main([*argv, "--family", "speech", "images"])
+    assert capsys.readouterr().out.splitlines() == [
+        "speech: all 27 cells are there",
+        "images: 0 of 6 cells are there, not analysed before all are",
+        "  seeds 1 2 3: missing every variant",
+    ]
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_cells_lie_where_the_protocol_has_them_written():
+    for family in cells.FAMILIES:
+        is_speech = family.measure == "UA"
+        folder = "study/results/cells" if is_speech else "vision/results/cells"
+        files = paths(family, cells.EXAMPLES)
+        assert {path.parent for some in files.values() for path in some} == {
+            cells.EXAMPLES / folder
+        }
+        if is_speech:
+            names = [path.name.removesuffix(".json.gz") for some in files.values() for path in some]
+            assert [Cell.parse(name).name for name in names] == names
 
 
 @pytest.mark.parametrize("commit", ["abc def", "abc-dirty"])
