@@ -276,6 +276,24 @@ def pool(cells: Sequence[Cell], folds: Sequence[int], args: argparse.Namespace) 
         print("no variant has every fold yet: no pooled table")
 
 
+def train_cells(cells: Sequence[Cell], args: argparse.Namespace) -> int:
+    """Train cells one after the other, or ``--jobs`` at once; return how many failed."""
+    args.out.mkdir(parents=True, exist_ok=True)
+    failed = 0
+    with ThreadPoolExecutor(args.jobs) as workers:
+        try:
+            ends = workers.map(lambda cell: run(cell, args), cells)
+            for cell, end in zip(progress(cells, "training", "cell"), ends, strict=True):
+                failed += end.startswith("FAILED")
+                print(f"{cell.name}: {end}", flush=True)
+        except BaseException:  # a stop: the cells in training end, too, and keep their epochs
+            workers.shutdown(wait=False, cancel_futures=True)
+            for child in [*CHILDREN]:
+                child.terminate()
+            raise
+    return failed
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Train the missing cells; return how many failed."""
     args = parse(argv)
@@ -288,19 +306,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for cell in cells:
             print("missing" if cell in missing else "done   ", cell.name)
         return 0
-    args.out.mkdir(parents=True, exist_ok=True)
-    failed = 0
-    with ThreadPoolExecutor(args.jobs) as workers:
-        try:
-            ends = workers.map(lambda cell: run(cell, args), missing)
-            for cell, end in zip(progress(missing, "training", "cell"), ends, strict=True):
-                failed += end.startswith("FAILED")
-                print(f"{cell.name}: {end}", flush=True)
-        except BaseException:  # a stop: the cells in training end, too, and keep their epochs
-            workers.shutdown(wait=False, cancel_futures=True)
-            for child in [*CHILDREN]:
-                child.terminate()
-            raise
+    failed = train_cells(missing, args)
     if args.manifest:
         check_finished(missing, source, args)  # what another process finished meanwhile, too
         pool(cells, name_and_folds(args)[1], args)
