@@ -19,7 +19,17 @@ import numpy as np
 mpl.use("Agg")
 import matplotlib.pyplot as plt
 
-from examples.study.cells import EXAMPLES, FAMILIES, Family, facts, is_whole, outcomes, paths
+from examples.study.cells import (
+    EXAMPLES,
+    FAMILIES,
+    Family,
+    check_commits,
+    facts,
+    is_whole,
+    outcomes,
+    paths,
+)
+from examples.study.choice import NAME, choices, choose, confirming
 from examples.study.paired import Row, adjust, compare
 
 RESULTS = Path(__file__).parent / "results"
@@ -31,10 +41,7 @@ def analyse(family: Family, root: Path, *, any_commit: bool = False) -> list[Row
     files = paths(family, root)
     if not is_whole(family, files):
         return []
-    run = {variant: facts(files, variant) for variant in family.variants}
-    commits = " ".join(dict.fromkeys(row["commit"] for row in run.values()))
-    if not any_commit and (" " in commits or "-dirty" in commits):
-        raise SystemExit(f"{family.name}: expected cells of one clean commit, got {commits}")
+    check_commits(family, files, any_commit=any_commit)
     base, *others = (outcomes(family, variant, files) for variant in family.variants)
     rows = []
     for variant, ours in zip(family.variants[1:], others, strict=True):
@@ -42,8 +49,26 @@ def analyse(family: Family, root: Path, *, any_commit: bool = False) -> list[Row
         row |= compare(
             ours, base, measure=family.measure, margin=family.margin, comparisons=len(others)
         )
-        rows.append(row | run[variant])
+        rows.append(row | facts(files, variant))
     return adjust(rows)
+
+
+def analyse_forms(root: Path, *, any_commit: bool = False) -> tuple[list[Row], list[Row]]:
+    """Return a row for each half and form, and the one row of the test of both choices.
+
+    Both are empty if a cell lacks, of those that choose or of those that test.
+    """
+    compared = choose(root, any_commit=any_commit)
+    rows = analyse(confirming(compared), root, any_commit=any_commit) if compared else []
+    if not rows:
+        return [], []
+    commits = dict.fromkeys(row["commit"] for row in (*compared, *rows))
+    if not any_commit and len(commits) > 1:
+        raise SystemExit(f"{NAME}: expected cells of one clean commit, got {' '.join(commits)}")
+    forms = choices(compared)
+    columns = {f"chosen by half {half}": form for half, form in forms.items()}
+    same = {"variant": forms[1]} if len(set(forms.values())) == 1 else {}
+    return compared, [row | same | columns for row in rows]
 
 
 def write(rows: Sequence[Row], path: Path) -> None:
@@ -82,26 +107,47 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m examples.study", description=__doc__.split("\n")[0]
     )
-    names = [family.name for family in FAMILIES]
+    names = [*(family.name for family in FAMILIES), NAME]
     parser.add_argument("--family", nargs="+", choices=names, default=names)
     parser.add_argument("--list", action="store_true", help="say which cells are there, and stop")
     parser.add_argument("--cells", type=Path, default=EXAMPLES, help="examples/ of a checkout")
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--any-commit", action="store_true", help="cells of several commits: a try")
     args = parser.parse_args(argv)
-    chosen = [family for family in FAMILIES if family.name in args.family]
     if args.list:
-        for family in chosen:
-            is_whole(family, paths(family, args.cells))
+        list_cells(args)
         return
     args.out.mkdir(parents=True, exist_ok=True)
-    for family in chosen:
-        if rows := analyse(family, args.cells, any_commit=args.any_commit):
-            write(rows, args.out / f"{family.name}.csv")
-            draw_forest(rows, args.out / f"{family.name}.png")
-            print(f"{family.name}, {rows[0]['measure']} against {rows[0]['against']}:")
-            for row in rows:
-                print(f"  {row['variant']:<26}{row['verdict']}")
+    for family in FAMILIES:
+        if family.name in args.family:
+            rows = analyse(family, args.cells, any_commit=args.any_commit)
+            report(family.name, rows, args.out)
+    if NAME in args.family:
+        compared, rows = analyse_forms(args.cells, any_commit=args.any_commit)
+        if compared:
+            write(compared, args.out / f"{NAME}-choice.csv")
+        report(NAME, rows, args.out)
+
+
+def list_cells(args: argparse.Namespace) -> None:
+    """Say of every family which cells are there."""
+    for family in FAMILIES:
+        if family.name in args.family:
+            is_whole(family, paths(family, args.cells))
+    if NAME in args.family and (rows := choose(args.cells, any_commit=args.any_commit)):
+        family = confirming(rows)
+        is_whole(family, paths(family, args.cells))
+
+
+def report(name: str, rows: Sequence[Row], out: Path) -> None:
+    """Write the rows and the picture of a family, if it has rows, and print the verdicts."""
+    if not rows:
+        return
+    write(rows, out / f"{name}.csv")
+    draw_forest(rows, out / f"{name}.png")
+    print(f"{name}, {rows[0]['measure']} against {rows[0]['against']}:")
+    for row in rows:
+        print(f"  {row['variant']:<26}{row['verdict']}")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import gzip
 import itertools
 import json
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +19,7 @@ class Family(NamedTuple):
     """Comparisons that share a base, a measure and Holm's correction.
 
     ``pattern`` names the prediction files under ``examples/``; the first variant is the base.
+    Where a variant stands for others, ``stands_for`` says for which in which fold.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Family(NamedTuple):
     folds: tuple[int, ...]
     measure: str
     margin: float
+    stands_for: Mapping[str, Mapping[int, str]] | None = None
 
 
 Files = dict[tuple[str, int], list[Path]]  # (variant, seed) -> its file of every fold
@@ -54,11 +56,13 @@ FAMILIES = (
 
 def paths(family: Family, root: Path) -> Files:
     """Return the files of every variant and seed, one per fold."""
+
+    def path(variant: str, seed: int, fold: int) -> Path:
+        name = (family.stands_for or {}).get(variant, {}).get(fold, variant)
+        return root / family.pattern.format(variant=name, seed=seed, fold=fold)
+
     return {
-        (variant, seed): [
-            root / family.pattern.format(variant=variant, seed=seed, fold=fold)
-            for fold in family.folds
-        ]
+        (variant, seed): [path(variant, seed, fold) for fold in family.folds]
         for variant, seed in itertools.product(family.variants, family.seeds)
     }
 
@@ -143,3 +147,16 @@ def facts(files: Files, variant: str) -> Row:
         key: " ".join(dict.fromkeys(str(run.get(key, "")) for run in runs))
         for key in ("parameters", "commit", "threads", "device", "torch", "numpy")
     }
+
+
+def check_commits(family: Family, files: Files, *, any_commit: bool = False) -> str:
+    """Return the commits of a family's cells.
+
+    Raises:
+        SystemExit: they are several, or of a changed checkout (not with ``any_commit``).
+    """
+    seen = (facts(files, variant)["commit"] for variant in family.variants)
+    commits = " ".join(dict.fromkeys(word for some in seen for word in some.split()))
+    if not any_commit and (" " in commits or "-dirty" in commits):
+        raise SystemExit(f"{family.name}: expected cells of one clean commit, got {commits}")
+    return commits

@@ -53,6 +53,33 @@ def measure(table, seed, kind):
     return 100 * mean(mean(r for other, r in rows if other == label) for label in labels)
 
 
+def means_of_half(folder, half, folds):
+    """Return {form: mean UA over the seeds} of the cells of a half, from their files' names."""
+    parts = {}
+    for path in folder.glob(f"ravdess_half{half}-*.json.gz"):
+        head, fold = path.name.removesuffix(".json.gz").rsplit("-fold", 1)
+        head, seed = head.rsplit("-seed", 1)
+        form = head.split("-speaker-")[1].rsplit("-strong", 1)[0]
+        parts.setdefault(form, {})[int(seed), int(fold)] = path
+        if int(fold) not in folds:
+            raise ValueError(f"{path} is of another half")
+    out = {}
+    for form, files in parts.items():
+        table = read(files)
+        out[form] = mean(measure(table, seed, "UA") for seed in sorted({s for s, _ in files}))
+    return out
+
+
+def cells_of_choice(folder, form_of_half):
+    """Read the cells that test each half's form: those of the other half's folds."""
+    files = {}
+    for fold in range(6):
+        form = form_of_half[2 if fold < 3 else 1]
+        for path in folder.glob(f"ravdess-speaker-{form}-strong30-*-fold{fold}.json.gz"):
+            files[int(path.name.split("-seed")[1].split("-")[0]), fold] = path
+    return read(files)
+
+
 def figures(ours, base, kind, margin, comparisons):
     """Return every figure of a row; the bootstrap's ends come from draws of its own."""
     seeds = sorted({seed for seed, _ in base})
