@@ -55,8 +55,8 @@ class AAM(nn.Module):
             A vector (N, D) is its own representation.
         pairing: ``"similar"`` is Algorithm 1. ``"balanced"`` follows the text of step 1: with
             equal probability the partner is of the same class or of another one (by the argmax of
-            the labels), and of the other kind if there is none. ``"same-class"`` lets no pair of two classes
-            pass, ``"random"`` every pair.
+            the labels), and of the other kind if there is none. ``"same-class"`` lets only pairs of
+            the same class pass, ``"random"`` every pair.
         quantile: replaces ``threshold``: T is this quantile of the similarities in the batch, of
             the pairs that ``utterance`` allows and, for ``"same-class"``, the labels.
         fixed_size: always return 2N rows and a weight (2N,), for static shapes under torch.compile

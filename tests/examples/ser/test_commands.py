@@ -9,6 +9,7 @@ import pytest
 
 from examples.ser import crash_drill, embedding, robustness, similarity, svm, train
 from examples.ser.grid.cells import RESULTS
+from examples.study.cells import EXAMPLES
 
 PARSERS = {
     "crash_drill": crash_drill.parse,
@@ -30,14 +31,20 @@ def commands_in(value):
             yield from commands_in(inner)
 
 
+def files(pattern):
+    """Yield the files of the recipe and of the study's cells of speech."""
+    for folder in (RESULTS, EXAMPLES / "study" / "results"):
+        yield from folder.rglob(pattern)
+
+
 @pytest.fixture(scope="module")
 def recorded():
     """The commands of all committed rows and records, each once."""
     found = set()
-    for path in RESULTS.rglob("*.csv"):
+    for path in files("*.csv"):
         with path.open(newline="") as file:
             found.update(commands_in(list(csv.DictReader(file))))
-    for path in RESULTS.rglob("*.json*"):
+    for path in files("*.json*"):
         content = path.read_bytes()
         text = gzip.decompress(content) if path.suffix == ".gz" else content
         found.update(commands_in(json.loads(text)))
