@@ -29,6 +29,7 @@ FAMILIES = {  # of the study: what it asks on which data
     "speech-2d-layers": "layers on speech (RAVDESS, two-dimensional network)",
     "images-layers": "layers on images (20,000 of CIFAR-10, ResNet-8)",
     "images-aligned": "layers without channel shuffle on images (20,000 of CIFAR-10, ResNet-8)",
+    "speech-1d-forms": "a form chosen on other speakers (RAVDESS, one-dimensional network)",
 }
 HEAD = ("method: where it was measured", "difference in points (95 % interval)", "verdict")
 

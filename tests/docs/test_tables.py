@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from examples.study import cells, choice
+
 ROOT = Path(__file__).parent.parent.parent
 sys.path.insert(0, str(ROOT / "docs"))
 from extensions import tables, verdict  # noqa: E402
@@ -66,7 +68,7 @@ def root(tmp_path):
     return tmp_path
 
 
-def add_study(root, **values):
+def add_study(root, family="images-layers", **values):
     row = {
         "variant": "icasa",
         "difference": "2.5",
@@ -77,7 +79,7 @@ def add_study(root, **values):
         "seed_high": "4",
         "verdict": "higher by 2.5 points (95 % ...)",
     }
-    path = root / verdict.STUDY / "images-layers.csv"
+    path = root / verdict.STUDY / f"{family}.csv"
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, row)
@@ -96,6 +98,13 @@ def test_what_is_not_measured_is_said_and_taken_up_once_it_is(root):
     assert "(of 1) | +2.5 (+1.5 to +3.5) | higher; in all 1 higher |" in verdict.verdict(
         root, short=True
     )
+
+
+def test_the_verdict_knows_every_family_of_the_study(root):
+    assert set(verdict.FAMILIES) == {*(family.name for family in cells.FAMILIES), choice.NAME}
+    add_study(root, choice.NAME, variant=choice.CHOSEN)
+    line = "| ICASA or AAM, as each half chooses: a form chosen on other speakers ("
+    assert line in verdict.verdict(root, short=True)
 
 
 def test_a_gain_that_depends_on_the_seeds_is_uncertain(root):

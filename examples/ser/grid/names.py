@@ -10,7 +10,7 @@ WORDS = {
     "aam-embedding": "AAM by the network's embedding",
     "aam-same-class": "AAM across speakers, within classes",
     "icasa-faded": "ICASA faded in", "icasa-bounded": "ICASA with beta in (0, 1)",
-    "icasa-last": "ICASA after the last block",
+    "icasa-last": "ICASA after the last block", "chosen": "ICASA or AAM, as each half chooses",
     "mixup": "MixUp", "spec-augment": "SpecAugment", "crop": "RandomCrop",
     "icasa-aligned": "ICASA without shuffle", "sa-aligned": "SA without shuffle",
     "none-stride0.4": "no attention, segments every 0.4 s",
