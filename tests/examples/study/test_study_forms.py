@@ -165,6 +165,9 @@ def test_the_forms_are_those_of_the_grid_and_of_the_protocol():
     assert (("none", *choice.FORMS), ("speaker",)) == TABLES["forms"]
     assert tuple(VARIANTS) == choice.FORMS
     page = (EXAMPLES.parent / "docs" / "study.md").read_text()
+    seeds = ", ".join(map(str, choice.TEST_SEEDS))
+    assert f"| `{choice.NAME}` | `none` | 1 | {seeds} | UA | 2 |" in page
+    assert f"seeds {', '.join(map(str, choice.CHOICE_SEEDS))}, against `none`" in page
     table = page.split("## Forms that might do better")[1].split("\n\n")[2]
     assert [line.split("`")[1] for line in table.splitlines()[2:]] == [*choice.FORMS]
 
