@@ -29,6 +29,7 @@ from benchmarks.harness import (
     verify,
 )
 from examples.provenance import write_csv
+from examples.ser.grid.names import name as in_words
 from examples.ser.model.macnn import MACNN
 from icasa import AAM, aam_loss, soft_cross_entropy
 
@@ -110,9 +111,11 @@ def run(settings: Settings) -> list[Row]:
 def draw(rows: Sequence[Row], path: Path) -> None:
     """Milliseconds of each step."""
     figure, panels = grid(1, 1, (7, 4))
-    groups = [f"{r['attention']}, batch {r['batch']}" for r in rows]
-    bars(panels[0, 0], groups, {n: [spread_of(r, f"{n} ms") for r in rows] for n in STEPS}, "%.0f")
-    panels[0, 0].set(xlabel="attention in MACNN", ylabel="ms per step")
+    groups = [f"{in_words(r['attention'])},\nbatch {r['batch']}" for r in rows]
+    words = {"plain": "without AAM", "shared": "aam_loss", "recomputed": "Algorithm 1"}
+    heights = {words[n]: [spread_of(r, f"{n} ms") for r in rows] for n in STEPS}
+    bars(panels[0, 0], groups, heights, "%.0f")
+    panels[0, 0].set(ylabel="ms for a training step of MACNN")
     legend(figure, panels[0, 0])
     save(figure, path)
 

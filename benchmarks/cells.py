@@ -200,7 +200,6 @@ def draw(rows: Sequence[Row], path: Path) -> None:
     axes = panels[0, 0]
     bars(axes, counts, {n: [found.get((c, n)) for c in counts] for n in loops}, label="%.0f")
     axes.set(ylabel="training segments/s, of all cells", xlabel="cells at once")
-    axes.margins(y=0.1)
     legend(figure, axes)
     save(figure, path)
 

@@ -32,6 +32,7 @@ from benchmarks.harness import (
     spread,
 )
 from examples.provenance import read_csv, write_csv
+from examples.ser.grid.names import name as in_words
 from examples.ser.model.macnn import ATTENTION, MACNN
 from icasa import CA, CBAM, ECA, ICA, ICASA, SA, SE, DepthwiseSeparableConv
 
@@ -52,7 +53,7 @@ CHANNELS = (16, 32, 64, 128, 256, 512, 1024)
 SIZES = ((7, 7), (14, 14), (28, 28), (56, 56), (19, 100))
 QUICK_CHANNELS, QUICK_SIZES = (16, 64, 256), ((7, 7), (19, 100))
 COUNTS = ("parameters", "MACs", "FLOPs, all operations", "saved for backward, bytes")
-LABELS = ("parameters", "conv and linear MACs", "FLOPs, all operations", "saved for backward (MB)")
+LABELS = ("parameters", "MACs", "FLOPs, all operations", "saved for backward (MB)")
 
 
 def paper() -> dict[str, Row]:
@@ -162,15 +163,16 @@ def draw_costs(rows: Sequence[Row], by: str, title: str, path: Path) -> None:
 def draw_table(rows: Sequence[Row], path: Path) -> None:
     """Table 20 and our counts, for the four networks that it has."""
     theirs = paper()
-    figure, panels = grid(1, 2, (6, 3.8))
+    figure, panels = grid(1, 2)
     columns = (("parameters (M)", "parameters", 1e6), ("MACs (G)", "MACs", 1e9))
     for axes, (label, ours, unit) in zip(panels.flat, columns, strict=True):
         values = {"paper, Table 20": [exact(float(r[f"paper {label}"])) for r in theirs.values()]}
         for head in HEADS:
             by_name = {r["attention"]: r[ours] / unit for r in rows if r["head"] == head}
-            values[f"ours, head={head}"] = [exact(by_name[name]) for name in theirs]
-        bars(axes, list(theirs), values, label="%.3g")
-        axes.set(xlabel="attention in MACNN", ylabel=label)
+            values[f"counted, head {head}"] = [exact(by_name[key]) for key in theirs]
+        bars(axes, [in_words(key) for key in theirs], values, label="%.2f")
+        axes.set(ylabel=label)
+        axes.tick_params(axis="x", labelsize=9)
     legend(figure, panels.flat[0])
     save(figure, path)
 

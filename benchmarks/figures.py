@@ -10,8 +10,8 @@ import numpy as np
 mpl.use("Agg")
 import matplotlib.pyplot as plt
 
-# Okabe and Ito 2008; the yellow, pale on white, is left out. A marker and a dash for each as well.
-COLOURS = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7", "#999999")
+# Okabe and Ito 2008, as in the recipes' pictures; the yellow is too pale on white. A marker each.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9", "#000000", "#999999")
 MARKERS = ("o", "s", "^", "v", "D", "P", "X", "*")
 
 
@@ -69,7 +69,8 @@ def bars(
             error_kw={"elinewidth": 0.8, "ecolor": "#666666"},
         )
         if label:
-            axes.bar_label(drawn, fmt=label, fontsize="x-small", padding=2)
+            axes.bar_label(drawn, fmt=label, fontsize=8, padding=2)
+    axes.margins(y=0.12)  # room for the labels
     axes.set_xticks(range(len(groups)), groups)
     axes.grid(axis="y", alpha=0.3)
     axes.set_axisbelow(True)
@@ -89,7 +90,7 @@ def legend(figure: Any, axes: Any) -> None:
     """Name the curves of one panel below all of them."""
     handles, labels = axes.get_legend_handles_labels()
     columns = min(len(labels), 5)
-    figure.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize="small")
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize=9)
 
 
 def save(figure: Any, path: Path) -> None:

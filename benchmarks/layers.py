@@ -55,6 +55,7 @@ QUICK = {"layer": MAIN[:1], "batch": BATCHES[:4:3], "size": SIZES[:3:2]}
 BLOCK = (8, 256, 28, 28)
 SEGMENTS = (32, 1, 39, 200)
 FILE = "layers.csv"
+TITLES = {"forward": "forward", "forward+backward": "training step"}
 KEYS = ("experiment", "layer", "variant", "pass", "shape")
 RATIOS = ("time / eager", "time / floor")
 
@@ -232,7 +233,7 @@ def draw_alone(rows: Sequence[Row], path: Path) -> None:
     """Time over the floor: a panel per shape and pass, a bar per variant."""
     rows = [r for r in rows if r["experiment"] == "layer" and r["variant"] != "floor"]
     shapes, names = (list(dict.fromkeys(r[k] for r in rows)) for k in ("shape", "variant"))
-    figure, panels = grid(len(shapes), 2, (7, 3.2))
+    figure, panels = grid(len(shapes), 2, (4.6, 3.2))
     for line, shape in zip(panels, shapes, strict=True):
         for axes, which in zip(line, PASSES, strict=True):
             found = {
@@ -241,8 +242,9 @@ def draw_alone(rows: Sequence[Row], path: Path) -> None:
                 if (r["shape"], r["pass"]) == (shape, which)
             }
             bars(axes, list(LAYERS), {n: [found.get((g, n)) for g in LAYERS] for n in names})
-            axes.set(title=f"{which}, {shape}", ylabel="time / floor", yscale="log")
+            axes.set(title=f"{TITLES[which]}, {shape}", ylabel="times the floor", yscale="log")
             axes.set_ylim(bottom=1)
+            axes.tick_params(axis="x", labelsize=9)
     legend(figure, panels[0, 0])
     save(figure, path)
 
@@ -263,7 +265,7 @@ def draw_sweeps(rows: Sequence[Row], path: Path) -> None:
             lines(axes, {n: v for n, v in found.items() if n.endswith("fused")}, dash="--")
             rest = next(r["shape"] for r in rows if r["experiment"] == sweep).split("x")
             rest[axis:] = ["N", *rest[1:]] if axis == 0 else ["S", "S"]
-            axes.set(title=f"{which}, {'x'.join(rest)}", ylabel="ms")
+            axes.set(title=f"{TITLES[which]}, {'x'.join(rest)}", ylabel="ms")
             axes.set_xlabel("batch N" if axis == 0 else "height and width S")
     legend(figure, panels[0, 0])
     save(figure, path)
@@ -273,12 +275,15 @@ def draw_inside(rows: Sequence[Row], path: Path) -> None:
     """Time over eager of whole networks: what the layer costs where it is used."""
     rows = [r for r in rows if r["experiment"] == "inside"]
     groups, names = (list(dict.fromkeys(r[k] for r in rows)) for k in ("layer", "variant"))
+    words = {"none": "no attention", "eager": "eager ICASA", "fused": "fast ICASA"}
     figure, panels = grid(1, 2)
     for axes, which in zip(panels[0], PASSES, strict=True):
         found = {(r["layer"], r["variant"]): r for r in rows if r["pass"] == which}
-        heights = {n: [spread_of(found[g, n], "time / eager") for g in groups] for n in names}
+        heights = {
+            words[n]: [spread_of(found[g, n], "time / eager") for g in groups] for n in names
+        }
         bars(axes, groups, heights, label="%.2f")
-        axes.set(title=which, ylabel="time / eager ICASA")
+        axes.set(title=TITLES[which], ylabel="times eager ICASA")
     legend(figure, panels[0, 0])
     save(figure, path)
 

@@ -99,9 +99,13 @@ def draw(rows: Sequence[Row], path: Path) -> None:
     figure, panels = grid(1, 2)
     for axes, augmentation in zip(panels[0], ("none", "AAM"), strict=True):
         found = {(r["batch"], r["variant"]): r for r in rows if r["augmentation"] == augmentation}
-        heights = {n: [spread_of(found[b, n], "segments/s") for b in batches] for n in names}
+        words = {"eager": "eager ICASA", "fused": "fast ICASA"}
+        heights = {
+            words.get(n, n): [spread_of(found[b, n], "segments/s") for b in batches] for n in names
+        }
         bars(axes, [f"batch {b}" for b in batches], heights, label="%.0f")
-        axes.set(title=f"augmentation: {augmentation}", ylabel="training segments/s")
+        title = "with AAM" if augmentation == "AAM" else "without augmentation"
+        axes.set(title=title, ylabel="training segments/s")
     legend(figure, panels[0, 0])
     save(figure, path)
 
