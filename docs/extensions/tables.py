@@ -1,7 +1,8 @@
 """``{rows}``: a table of a CSV file that fits its page, with the file itself to download.
 
-Digits follow one rule: a column of numbers shows as many decimals as make its largest value three
-digits, none for counts. Headings and variants are in words, an empty column is left out.
+Digits follow one rule: percentages and points have one decimal, counts none, and in any other
+column the largest value has three digits. Where that leaves a small value with fewer than two,
+each cell has three. Headings and variants are in words, an empty column is left out.
 """
 
 import csv
@@ -24,6 +25,20 @@ from examples.ser.grid.names import leak, name
 
 Row = Mapping[str, str]
 NAMED = ("variant", "ours", "against", "model", "space", "attention")  # columns of variants
+POINTS = re.compile(
+    r"(WA|UA)\b|(low|high)$|difference|.*(match|chance|share|rate|accuracy)\b|.*\(%\)"
+)  # columns of percentages, from their beginning
+VALUES = {  # of other columns, in words
+    "condition": {
+        "awgn20": "noise at 20 dB", "awgn10": "noise at 10 dB", "awgn0": "noise at 0 dB",
+        "mp3-128k": "MP3, 128 kbps", "reverb-0.3s": "reverberation, 0.3 s",
+    },
+    "corpus": {"iemocap": "IEMOCAP", "ravdess": "RAVDESS"},
+    "normalisation": {
+        "none": "raw", "all": "standardised over all clips", "speaker": "standardised by speaker",
+    },
+    "gender": {"female - male": "female minus male"},
+}  # fmt: skip
 
 
 def read(path: Path) -> list[dict[str, str]]:
@@ -40,23 +55,37 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     )
 
 
-def digits(values: Sequence[str]) -> list[str]:
-    """Show a column: its numbers with as many decimals as give the largest three digits."""
+def digits(values: Sequence[str], column: str = "") -> list[str]:
+    """Show the cells of a column by the rule above."""
+    if POINTS.match(column):
+        return [
+            re.sub(r"-?\d+\.\d+", lambda m: f"{round(float(m[0]), 1) + 0.0:.1f}", value)
+            for value in values
+        ]
     numbers = [number(value) for value in values]
     if any(n is None for n, value in zip(numbers, values, strict=True) if value):
         return list(values)
-    known = [n for n in numbers if n is not None and math.isfinite(n)]
     if all(re.fullmatch(r"-?\d+", value) for value in values if value):
         return [f"{int(value):,}" if value else "" for value in values]
-    largest = max(map(abs, known), default=0)
-    decimals = max(0, 2 - math.floor(math.log10(largest))) if largest else 0
-    decimals = min(decimals, 3)
-    shown = ["" if n is None or math.isnan(n) else f"{n:,.{decimals}f}" for n in numbers]
+    known = [abs(n) for n in numbers if n is not None and math.isfinite(n) and n]
+    decimals = decimals_of(max(known, default=1))
+    exact = (d for d in range(decimals) if all(round(n, d) == n for n in known))
+    decimals = next(exact, decimals)
+    apart = max(known, default=0) > 1 and min(known) < 10 ** (1 - decimals)
+    shown = [
+        "" if n is None or math.isnan(n) else f"{n:,.{decimals_of(n) if apart else decimals}f}"
+        for n in numbers
+    ]
     least = 10.0**-decimals
     return [
-        f"< {least:g}" if n is not None and 0 < n < least / 2 else text
+        f"< {least:g}" if n is not None and 0 < n < least / 2 and not apart else text
         for n, text in zip(numbers, shown, strict=True)
     ]
+
+
+def decimals_of(value: float) -> int:
+    """Return how many decimals show three digits of a number, three at most."""
+    return min(3, max(0, 2 - math.floor(math.log10(abs(value))))) if value else 0
 
 
 def number(value: str) -> float | None:
@@ -73,7 +102,7 @@ def pivot(rows: Sequence[Row], down: str, across: Sequence[str], value: str) -> 
     cells = {(row[down], tuple(row[key] for key in across)): row[value] for row in rows}
     lines = list(dict.fromkeys(row[down] for row in rows))
     body = [[cells.get((line, head), "") for head in heads] for line in lines]
-    columns = [digits(list(column)) for column in zip(*body, strict=True)]
+    columns = [digits(list(column), value) for column in zip(*body, strict=True)]
     title = [", ".join(words(key, part) for key, part in zip(across, head, strict=True))
              for head in heads]  # fmt: skip
     filled = [n for n, column in enumerate(columns) if any(column)]
@@ -90,7 +119,9 @@ def words(column: str, value: str) -> str:
         return name(value)
     if column == "leak":
         return leak(value)
-    return f"{value} epochs" if column == "epochs" else value
+    if column == "commit":
+        return value[:7] + value[40:]  # "-dirty" stays
+    return f"{value} epochs" if column == "epochs" else VALUES.get(column, {}).get(value, value)
 
 
 class Rows(SphinxDirective):
@@ -114,6 +145,7 @@ class Rows(SphinxDirective):
         path = ROOT / self.arguments[0]
         self.env.note_dependency(str(path))
         rows: Sequence[Row] = read(path) if path.is_file() else []
+        count = len(rows)  # of the file, whatever is shown of it
         for condition in self.options.get("where", "").split("&"):
             key, _, value = condition.strip().partition("=")
             rows = [row for row in rows if not key or row[key] == value]
@@ -125,7 +157,7 @@ class Rows(SphinxDirective):
             head, *body = pivot(rows, down, [key.strip() for key in across.split(",")], value)
         else:
             head, *body = self.plain(rows)
-        return self.parse_text_to_nodes(self.folded(table(head, body), path, len(rows)))
+        return self.parse_text_to_nodes(self.folded(table(head, body), path, count))
 
     def plain(self, rows: Sequence[Row]) -> list[list[str]]:
         """Return the heading and the rows of the chosen columns that are not empty."""
@@ -135,13 +167,13 @@ class Rows(SphinxDirective):
         for key, title in pairs:
             cells = [words(key, row[key]) if key != "epochs" else row[key] for row in rows]
             if any(cells):
-                shown[title or key] = digits(cells)
+                shown[title or key] = digits(cells, key)
         return [list(shown), *(list(line) for line in zip(*shown.values(), strict=True))]
 
     def folded(self, text: str, path: Path, count: int) -> str:
         """Return the table with its download below, in a box to open if it is to be folded."""
         file = Path(os.path.relpath(path, self.env.srcdir)).as_posix()
-        text += f"\n\n{{download}}`{count} rows as CSV </{file}>`\n"
+        text += f"\n\n{{download}}`{count} row{'s' * (count != 1)} as CSV </{file}>`\n"
         if "fold" not in self.options:
             return text
         return f":::{{dropdown}} {self.options['fold']}\n{text}\n:::\n"

@@ -19,8 +19,10 @@ from extensions import tables, verdict  # noqa: E402
         (["42.153", "7.5", ""], ["42.2", "7.5", ""]),
         (["0.5", "0.0004", "0"], ["0.500", "< 0.001", "0.000"]),
         (["155636", "3"], ["155,636", "3"]),
-        (["1234.5", "0.2"], ["1,234", "< 1"]),
-        (["nan", "1.5"], ["", "1.50"]),
+        (["1234.6", "0.2"], ["1,235", "0.200"]),
+        (["nan", "1.5"], ["", "1.5"]),
+        (["0.1", "0.7"], ["0.1", "0.7"]),
+        (["0.71", "1.0"], ["0.71", "1.00"]),
         (["a", "1.5"], ["a", "1.5"]),
     ],
 )
@@ -28,11 +30,20 @@ def test_digits_of_a_column(values, shown):
     assert tables.digits(values) == shown
 
 
+def test_points_have_one_decimal_whatever_their_size():
+    cells = ["42.153", "-0.04", "1.76 0.46", "", "12"]
+    for column in ("WA SD", "UA gained by seed", "low", "difference (paper)", "same class (%)"):
+        assert tables.digits(cells, column) == ["42.2", "0.0", "1.8 0.5", "", "12"]
+    assert tables.digits(["1.234"], "slow") == ["1.23"]
+
+
 def test_variants_are_named_in_words():
     assert tables.name("none") == "no attention"
     assert tables.name("icasa+aam, 10 epochs") == "ICASA + AAM, 10 epochs"
     assert tables.name("none+aam-random") == "AAM, random partners"
     assert tables.name("something else") == "something else"
+    assert tables.words("condition", "awgn10") == "noise at 10 dB"
+    assert tables.words("commit", 40 * "a" + "-dirty") == "aaaaaaa-dirty"
 
 
 def test_a_pivot_has_a_column_for_each_pair_that_is_filled():
@@ -42,7 +53,7 @@ def test_a_pivot_has_a_column_for_each_pair_that_is_filled():
         {"class": "calm", "variant": "none", "epochs": "10", "F1": "0.25"},
     ]
     assert tables.pivot(rows, "class", ("variant", "epochs"), "F1") == [
-        ["class", "no attention, 10 epochs"], ["sad", "0.500"], ["calm", "0.250"]
+        ["class", "no attention, 10 epochs"], ["sad", "0.50"], ["calm", "0.25"]
     ]  # fmt: skip
 
 
