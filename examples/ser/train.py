@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import partial
+from inspect import signature
 from typing import Any
 
 # Deterministic matrix products on CUDA need this before CUDA starts.
@@ -24,6 +25,7 @@ import torch.nn.functional as F
 from lightning_fabric import Fabric, seed_everything
 from lightning_fabric.strategies import DDPStrategy
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from examples.errors import UserError, room_for, user_errors
@@ -183,6 +185,13 @@ def record_best(
                 kept[name] = {"epoch": epoch, "posterior": posterior, "UA": ua}
 
 
+def without_broadcasts() -> dict[str, Any]:
+    """Return the option of DDP that keeps buffers as they are in a forward, as torch names it."""
+    known = signature(DistributedDataParallel).parameters
+    new, old = "forward_sync_buffers", "broadcast_buffers"  # torch 2.13 warns of the old name
+    return {new if new in known else old: False}
+
+
 def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
     """Train or resume one run, and return its rows."""
     argv = sys.argv[1:] if argv is None else list(argv)
@@ -197,7 +206,7 @@ def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
         devices=int(os.environ["LOCAL_WORLD_SIZE"]) if many else 1,
         num_nodes=int(os.environ.get("GROUP_WORLD_SIZE", 1)),
         precision=args.precision,
-        strategy=DDPStrategy(broadcast_buffers=False) if many else "auto",
+        strategy=DDPStrategy(**without_broadcasts()) if many else "auto",
     )
     fabric.launch()
     fault = unwritable(args.out)

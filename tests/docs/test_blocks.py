@@ -105,7 +105,9 @@ def run(page, outputs=True):
             assert same, f"{page}:{line} shows\n{wanted}\nbut prints\n{got}"
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # exporters
+@pytest.mark.filterwarnings(  # of torch, in its exporter and its compiler
+    "ignore:.*LeafSpec:FutureWarning", "ignore:.*torch.jit.script:DeprecationWarning"
+)
 @pytest.mark.parametrize("page", HERE, ids=lambda p: str(p.relative_to(ROOT)))
 def test_blocks_run_and_print_what_is_shown(page, tmp_path, monkeypatch, torch_state, resnet18):
     if "torch.compile(" in page.read_text() and not shutil.which("g++"):
