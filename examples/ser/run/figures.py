@@ -11,6 +11,7 @@ import numpy as np
 mpl.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib import font_manager
+from matplotlib.ticker import MaxNLocator
 from sklearn.metrics import ConfusionMatrixDisplay
 
 from examples.ser.data.corpora import Corpus
@@ -141,10 +142,11 @@ def draw_betas(histories: Sequence[History], title: str, path: Path) -> None:
     epochs = [row["epoch"] for row in histories[0]]
     for place in (key for key in histories[0][0] if key.startswith("beta_")):
         values = np.array([[row[place] for row in history] for history in histories])
-        (line,) = axes.plot(epochs, values.mean(0), label=place[5:])
+        (line,) = axes.plot(epochs, values.mean(0), label=f"after {place[5:].capitalize()}")
         axes.fill_between(epochs, values.min(0), values.max(0), color=line.get_color(), alpha=0.2)
     axes.axhline(0.5, color="grey", linewidth=0.8, linestyle=":")
-    axes.set(title=title, xlabel="epoch", ylabel="beta (weight of ICA)")
+    axes.set(title=title, xlabel="epoch", ylabel="β, the weight of ICA")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend()
     _save(figure, path)
 
