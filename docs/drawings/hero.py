@@ -54,25 +54,25 @@ def draw(x: np.ndarray, gates: list[np.ndarray], beta: float, theme: str, path: 
     ink, grey = THEMES[theme]
     seconds = x.shape[1] * HOP / RATE
     extent = (0, seconds, 0, 6)
-    plt.rcParams.update({"font.size": 11, "text.color": ink, "axes.edgecolor": ink,
+    plt.rcParams.update({"font.size": 10, "text.color": ink, "axes.edgecolor": ink,
                          "axes.labelcolor": ink, "xtick.color": ink, "ytick.color": ink,
                          "axes.titlecolor": ink})  # fmt: skip
-    figure = plt.figure(figsize=(10, 4), layout="constrained")
-    grid = figure.add_gridspec(2, 3, width_ratios=(1, 5, 5), height_ratios=(1, 4))
+    figure = plt.figure(figsize=(7.4, 3.7), layout="constrained")
+    grid = figure.add_gridspec(2, 3, width_ratios=(1.4, 5, 5), height_ratios=(1, 4))
     top, side = figure.add_subplot(grid[0, 1]), figure.add_subplot(grid[1, 0])
     speech, plane = (figure.add_subplot(grid[1, k]) for k in (1, 2))
     rows, columns, positions = gates
     top.plot(np.linspace(0, seconds, columns.size), columns.ravel(), color=BLUE)
     top.set(xlim=(0, seconds), xticks=[], title="ICA: a gate for each moment")
     side.plot(rows.ravel(), np.linspace(0, 6, rows.size), color=BLUE)
-    side.set(ylim=(0, 6), ylabel="frequency (kHz)", title="... and frequency")
+    side.set(ylim=(0, 6), ylabel="frequency (kHz)", title="and frequency")
     speech.imshow(x, cmap=grey, origin="lower", aspect="auto", extent=extent)
     speech.set(xlabel="time (s)", yticks=[], title="the input")
     image = plane.imshow(positions, cmap="viridis", origin="lower", aspect="auto", extent=extent)
-    plane.set(xlabel="time (s)", yticks=[], title="SA: a gate for each position")
+    plane.set(xlabel="time (s)", yticks=[], title="SA: for each position")
     figure.colorbar(image, ax=plane, label="gate")
     figure.suptitle(f"ICASA mixes both: {beta:.2f} ICA + {1 - beta:.2f} SA", color=ink)
-    figure.savefig(path, dpi=110, transparent=True)
+    figure.savefig(path, dpi=150, transparent=True)
     plt.close(figure)
 
 
