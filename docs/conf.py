@@ -30,12 +30,14 @@ extensions = [
     "sphinx_design",
     "sphinx-mathjax-offline",
     "extensions.departures",
+    "extensions.heads",
     "extensions.pages",
     "extensions.tables",
     "extensions.verdict",
 ]
 exclude_patterns = ["_build"]
 html_theme = "furo"
+pygments_dark_style = "github-dark"  # the theme's own underlines names as if they were links
 html_title = "icasa"
 html_static_path = ["_static"]
 html_css_files = ["drawing.css", "site.css"]
@@ -46,6 +48,7 @@ nitpick_ignore = [
     ("py:class", "icasa.convert.Layer"),  # a type variable
 ]
 
+nb_merge_streams = True
 nb_execution_mode = "off"  # committed with outputs; tests/docs/test_notebooks.py runs them
 myst_enable_extensions = ["colon_fence", "dollarmath", "substitution"]
 myst_substitutions = dict(zip(("torch_floor", "numpy_floor"), floors.groups(), strict=True))
@@ -59,3 +62,4 @@ napoleon_numpy_docstring = False
 napoleon_custom_sections = [("Shape", "notes_style"), ("Reference", "notes_style")]
 copybutton_prompt_text = r">>> |\.\.\. "
 copybutton_prompt_is_regexp = True
+copybutton_selector = "div:not(.highlight-text, .output) > div.highlight pre"  # not what is printed

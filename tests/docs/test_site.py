@@ -18,11 +18,12 @@ from extensions import departures, inventories  # noqa: E402
 
 
 class Page(HTMLParser):
-    """The ids of a page, where it links to and what it loads."""
+    """The ids of a page, where it links to, what it loads, its pictures' words and its tags."""
 
     def __init__(self, path):
         super().__init__()
         self.ids, self.links, self.loads = set(), set(), set()
+        self.pictures, self.tags = [], {}
         self.feed(path.read_text(encoding="utf-8"))
 
     def handle_starttag(self, tag, attrs):
@@ -30,6 +31,10 @@ class Page(HTMLParser):
         self.ids |= {attrs[key] for key in ("id", "name") if attrs.get(key)}
         if tag == "a" and attrs.get("href"):
             self.links.add(attrs["href"])
+        if tag == "img":
+            self.pictures.append(attrs.get("alt") or "")
+        if tag == "meta" and "content" in attrs:
+            self.tags[attrs.get("name") or attrs.get("property")] = attrs["content"]
         if tag in ("script", "img", "iframe", "source") and attrs.get("src"):
             self.loads.add(attrs["src"])
         if tag == "link" and attrs.get("rel") in ("stylesheet", "icon", "preload"):
@@ -81,6 +86,21 @@ def test_pages_load_nothing_from_the_network(site):
             assert not urlsplit(load).netloc, f"{path.name} loads {load}"
     for path in site.rglob("*.css"):
         assert not re.search(r"url\(['\"]?(https?:)?//", path.read_text()), path.name
+
+
+def test_every_picture_has_words(site):
+    pictures = [(p.name, words) for p in site.rglob("*.html") for words in Page(p).pictures]
+    assert len(pictures) > 30
+    assert not [(page, words) for page, words in pictures if not words or "_images" in words]
+
+
+def test_every_page_says_to_other_sites_what_it_is(site):
+    sources = [path for path in DOCS.rglob("*.*") if path.suffix in (".md", ".ipynb")]
+    for path in (path for path in sources if "_build" not in path.parts):
+        tags = Page((site / path.relative_to(DOCS)).with_suffix(".html")).tags
+        assert tags["og:title"], path
+        assert 20 < len(tags["og:description"]) <= 210, path
+        assert tags["description"] == tags["og:description"], path
 
 
 def test_names_of_torch_lead_to_its_pages(site):
