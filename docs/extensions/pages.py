@@ -79,7 +79,12 @@ class Facts(SphinxDirective):
         if not path.is_file():
             return []
         uri = f"/../{path.relative_to(ROOT).as_posix()}"
-        text = f"![Costs of {self.cls.__name__} by channels and size]({uri})"
+        text = (
+            f"```{{figure}} {uri}\n:alt: Costs of {self.cls.__name__} by channels and size\n\n"
+            "What one layer adds to a forward pass, by channels C; a line for each height and "
+            "width of the map. Parameters do not depend on the map, so those lines lie on one "
+            "another; the rest grows with its area.\n```\n"
+        )
         return [nodes.rubric(text="Cost"), *self.parse_text_to_nodes(text)]
 
     def matrix(self) -> list[nodes.Node]:
@@ -91,8 +96,8 @@ class Facts(SphinxDirective):
         cells = []
         for row in rows:
             what = row["what"] if row[name] == "no" else row["what"].split(" No: ")[0]
-            cells.append([row["check"], row[name], what])
-        text = table(["tool", name, "checked"], cells)
+            cells.append([row["check"].replace("_", " "), MARKS[row[name]], what])
+        text = table(["tool", "", "checked"], cells)
         return [nodes.rubric(text="Where it works"), *self.parse_text_to_nodes(text)]
 
     def departures(self) -> list[nodes.Node]:
@@ -114,8 +119,10 @@ class Facts(SphinxDirective):
         test = Path("tests", *source.parts[1:-1], f"test_{source.name}")
         if not (ROOT / test).is_file():
             raise self.error(f"{self.cls.__name__} has no {test}")
-        text = f"Source `{source}`, its own laws `{test}`"
-        text += ", the laws of every layer `tests/test_contract.py`." if self.matrix() else "."
+        text = f"Source: `{source}`. Tests: `{test}`"
+        text += (
+            ", and `tests/test_contract.py` for what every layer keeps." if self.matrix() else "."
+        )
         return [nodes.rubric(text="Files"), *self.parse_text_to_nodes(text)]
 
 
