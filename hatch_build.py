@@ -20,7 +20,8 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 from hatchling.metadata.plugin.interface import MetadataHookInterface
 
 SOURCES = tuple(
-    f"icasa/kernels/native_{name}.c" for name in ("forward", "backward", "transpose", "weigh")
+    f"icasa/kernels/native_{name}.c"
+    for name in ("forward", "backward", "transpose", "weigh_forward", "weigh_backward")
 )
 LIBRARY = "icasa/kernels/libicasa.so"  # of this name on macOS too, where dlopen does not mind
 FLAGS = "-O3 -std=gnu11 -fPIC -fopenmp-simd -fno-math-errno -fno-trapping-math -Wall"

@@ -1,5 +1,5 @@
-/* The spatial stage of CBAM for native_weigh.c: maps of the maximum and the mean over channels, and
-   their convolution. Both maps are in float64, as is a product that decides which channel is the
+/* The spatial stage of CBAM for native_weigh_*.c: maps of the maximum and the mean over channels,
+   and their convolution. Both maps are in float64, as is a product that decides which channel is the
    maximum: float32 might find another than plain PyTorch. */
 
 #pragma once
@@ -11,9 +11,9 @@
 enum { TILE_SIZE = 1024, RUN = 8 * LANE, GROUP = 4 }; /* positions; outputs, taps at a time */
 
 /* Takes channel c into the maps. `index` is the channel of the maximum, or -1 of several. */
-VECTORISED static void add_channel(const float *restrict x, double gate, double c,
-                                   double *restrict max, double *restrict sum,
-                                   double *restrict index, int64_t size) {
+UNUSED VECTORISED static void add_channel(const float *restrict x, double gate, double c,
+                                          double *restrict max, double *restrict sum,
+                                          double *restrict index, int64_t size) {
     if (c == 0) {
         LANES
         for (int64_t i = 0; i < size; i++) {
@@ -32,8 +32,8 @@ VECTORISED static void add_channel(const float *restrict x, double gate, double 
 }
 
 /* A NaN of a channel is the maximum. */
-VECTORISED static void add_nan(const float *restrict x, double gate, double *restrict max,
-                               double *restrict index, int64_t size) {
+UNUSED VECTORISED static void add_nan(const float *restrict x, double gate, double *restrict max,
+                                      double *restrict index, int64_t size) {
     LANES
     for (int64_t i = 0; i < size; i++) {
         double value = x[i] * gate;
@@ -57,6 +57,12 @@ INLINE double *row_of(double *padded, Padded s, int64_t h) {
     return padded + (h + s.k / 2) * s.wide + s.k / 2;
 }
 
+/* Pads a map. */
+INLINE void pad(const double *map, double *padded, Padded s) {
+    for (int64_t h = 0; h < s.H; h++)
+        memcpy(row_of(padded, s, h), map + h * s.W, s.W * sizeof(double));
+}
+
 /* Outputs q .. q + RUN - 1, with rows `wide` apart, of a convolution of one map or two. */
 VECTORISED static void convolve(const double *padded, const double *weight, int maps, double *out,
                                 int64_t q, Padded s) {
@@ -76,8 +82,8 @@ VECTORISED static void convolve(const double *padded, const double *weight, int 
 
 /* The gradient of the taps of row i of map m, from that of the output, which is padded too. Row by
    row and without those of zeros, which would make NaN of what is not finite. */
-VECTORISED static void correlate(double *gradient, double *padded, double *out, int64_t m,
-                                 int64_t i, Padded s) {
+UNUSED VECTORISED static void correlate(double *gradient, double *padded, double *out, int64_t m,
+                                        int64_t i, Padded s) {
     int64_t above = s.k / 2 - i, first = above > 0 ? above : 0;
     int64_t end = above < 0 ? s.H + above : s.H; /* rows of the output that read one of the map */
     for (int64_t j = 0; j < s.k; j += GROUP) {
@@ -102,7 +108,7 @@ VECTORISED static void correlate(double *gradient, double *padded, double *out, 
 
 /* Saves a map about one of its elements where it is near this everywhere, so that float32 loses
    nothing at an offset, and as it is where one may be small beside it; returns that element or 0. */
-VECTORISED static float save_map(const double *map, float *out, int64_t size) {
+UNUSED VECTORISED static float save_map(const double *map, float *out, int64_t size) {
     double low = map[0], high = map[0];
     PRAGMA(omp simd reduction(min : low) reduction(max : high))
     for (int64_t i = 0; i < size; i++) {
@@ -116,16 +122,17 @@ VECTORISED static float save_map(const double *map, float *out, int64_t size) {
     return shift;
 }
 
-VECTORISED static void restore_map(const float *saved, float shift, double *map, int64_t size) {
+UNUSED VECTORISED static void restore_map(const float *saved, float shift, double *map,
+                                          int64_t size) {
     LANES
     for (int64_t i = 0; i < size; i++)
         map[i] = (double)saved[i] + shift;
 }
 
 /* Adds g * x * gate of one channel to `sums`; returns the sum of g * x * weight. */
-VECTORISED static double add_gradient(const float *restrict g, const float *restrict x, double gate,
-                                      const float *restrict weight, double *restrict sums,
-                                      int64_t size) {
+UNUSED VECTORISED static double add_gradient(const float *restrict g, const float *restrict x,
+                                             double gate, const float *restrict weight,
+                                             double *restrict sums, int64_t size) {
     double total = 0;
     SUM(total)
     for (int64_t i = 0; i < size; i++) {
@@ -165,13 +172,13 @@ INLINE double map_product(const float *restrict x, MapGradients m, double gate, 
     return total;
 }
 
-VECTORISED static double product_alone(const float *x, MapGradients m, double gate, float c,
-                                       float top, double *count, int64_t size) {
+UNUSED VECTORISED static double product_alone(const float *x, MapGradients m, double gate, float c,
+                                              float top, double *count, int64_t size) {
     return map_product(x, m, gate, c, top, count, size, 0);
 }
 
-VECTORISED static double product_of_ties(const float *x, MapGradients m, double gate, float c,
-                                         float top, double *count, int64_t size) {
+UNUSED VECTORISED static double product_of_ties(const float *x, MapGradients m, double gate,
+                                                float c, float top, double *count, int64_t size) {
     return map_product(x, m, gate, c, top, count, size, 1);
 }
 
@@ -186,14 +193,16 @@ INLINE void map_backward(const float *restrict g, const float *restrict x, float
                 (constant + (x[i] == top ? share : 0));
 }
 
-VECTORISED static void backward_alone(const float *g, const float *x, float *dx,
-                                      const float *weight, MapGradients m, double gate, float c,
-                                      float top, float constant, float share, int64_t size) {
+UNUSED VECTORISED static void backward_alone(const float *g, const float *x, float *dx,
+                                             const float *weight, MapGradients m, double gate,
+                                             float c, float top, float constant, float share,
+                                             int64_t size) {
     map_backward(g, x, dx, weight, m, gate, c, top, constant, share, size, 0);
 }
 
-VECTORISED static void backward_of_ties(const float *g, const float *x, float *dx,
-                                        const float *weight, MapGradients m, double gate, float c,
-                                        float top, float constant, float share, int64_t size) {
+UNUSED VECTORISED static void backward_of_ties(const float *g, const float *x, float *dx,
+                                               const float *weight, MapGradients m, double gate,
+                                               float c, float top, float constant, float share,
+                                               int64_t size) {
     map_backward(g, x, dx, weight, m, gate, c, top, constant, share, size, 1);
 }

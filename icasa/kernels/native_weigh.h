@@ -1,0 +1,159 @@
+/* What both directions of SE, ECA and CBAM in C share: how a call is divided into samples and
+   steps, its memory, and what the forward saves. */
+
+#pragma once
+
+#include <stdlib.h>
+
+#include "native.h"
+#include "native_maps.h"
+
+/* y = x * gate + constant */
+VECTORISED static void scale(const float *restrict x, float *restrict y, float gate, float constant,
+                             int64_t size) {
+    LANES
+    for (int64_t i = 0; i < size; i++)
+        y[i] = x[i] * gate + constant;
+}
+
+/* The channels that tap k of ECA reads, for the channels from `low` to `high`. */
+INLINE int64_t tap_range(const Net *net, int64_t k, int64_t C, int64_t *low, int64_t *high) {
+    int64_t shift = k - net->K / 2;
+    *low = shift < 0 ? -shift : 0;
+    *high = shift > 0 ? C - shift : C;
+    return shift;
+}
+
+/* What the steps share. By plane (N, C): z and t are the means and the gradients of the logits, top
+   the maxima and dtop their gradients; h and dh (N, inputs, M) the hidden units and their
+   gradients, of the means and of the maxima. Of CBAM, p (N, H, W) is what the norm takes, and its
+   gradient; `taps` are those of the convolution, and reversed, and dtaps (N, taps) gradients. */
+typedef struct {
+    const void *x, *g;
+    void *y; /* or dx */
+    const Net *net, *grads;
+    double *z, *t, *dtop, *h, *dh, *p, *taps, *dtaps, mean, scale;
+    float *gate, *gate_lo, *mean_of, *top, *hidden, *max, *average, *shift, *index, *hat,
+        *norm; /* saved */
+    double *work;   /* maps of each thread */
+    float *scratch; /* planes of each thread, unless in float32 */
+    int inputs, threads; /* of the net: the means, or also the maxima; within a sample */
+    Shape d;
+} Call;
+
+typedef struct {
+    const Call *call;
+    int64_t n, thread;
+} Sample;
+
+enum { PLANES = 3 }; /* of scratch */
+
+INLINE float *scratch_of(const Sample *s, int64_t thread) {
+    Shape d = s->call->d;
+    return s->call->scratch + (s->thread + thread) * (d.type == FLOAT32 ? 0 : PLANES * d.H * d.W);
+}
+
+/* The maps of a sample that is computed. */
+typedef struct {
+    double *max, *sum, *index, *padded, *gradient, *out, *partial;
+    float *weight, *code, *dmean, *dmax;
+    Padded s;
+} Work;
+
+INLINE int64_t tiles_in(Shape d) { return (d.H * d.W + TILE_SIZE - 1) / TILE_SIZE; }
+
+static int64_t work_size(const Net *net, Shape d) {
+    Padded s = padded_of(d, net->k);
+    return net->conv ? 5 * d.H * d.W + 3 * s.size + tiles_in(d) * d.C : 0;
+}
+
+static Work work_of(const Sample *sample) {
+    Shape d = sample->call->d;
+    int64_t size = d.H * d.W;
+    Work w = {.max = sample->call->work + sample->thread * work_size(sample->call->net, d)};
+    w.s = padded_of(d, sample->call->net->k);
+    w.sum = w.max + size;
+    w.index = w.sum + size;
+    w.padded = w.index + size;
+    w.gradient = w.padded + w.s.size;
+    w.out = w.gradient + w.s.size;
+    w.partial = w.out + w.s.size;
+    w.weight = (float *)(w.partial + tiles_in(d) * d.C);
+    w.code = w.weight + size;
+    w.dmean = w.code + size;
+    w.dmax = w.dmean + size;
+    return w;
+}
+
+/* The gate of plane p, and its slope. That of CBAM is saved in two parts, coded as coded_sigmoid is:
+   it decides which channel is the maximum. */
+INLINE double code_of(const Call *call, int64_t p) {
+    return call->gate_lo ? (double)call->gate[p] + call->gate_lo[p] : call->gate[p];
+}
+
+INLINE double plane_gate(const Call *call, int64_t p) {
+    double code = code_of(call, p);
+    return code < 0 ? 1 + code : code;
+}
+
+/* A part of a plane of x or g, of a tile of positions. */
+INLINE const float *load_part(const void *of, int64_t at, int64_t size, float *scratch, Shape d) {
+    d.H = 1, d.W = size;
+    return load_plane(of, at, scratch, d);
+}
+
+/* Makes a step for each sample: of many, one in each thread, else all threads on each. */
+static void for_samples(Step *step, Call *call) {
+    int by_sample = call->d.N >= 4 * call->d.threads;
+    call->threads = by_sample ? 1 : call->d.threads;
+    parallel_for(step, call, call->d.N, by_sample ? call->d.threads : 1);
+}
+
+/* The number of elements that the forward saves, as empty_gates in native.py has it, and their
+   places. */
+static int64_t split_gates(Call *call, float *saved) {
+    const Net *net = call->net;
+    int64_t planes = call->d.N * call->d.C, positions = call->d.N * call->d.H * call->d.W;
+    int spatial = net->conv != 0;
+    float **parts[] = {&call->gate, &call->mean_of, &call->hidden, &call->gate_lo, &call->top,
+                       &call->max, &call->average, &call->index, &call->hat, &call->shift,
+                       &call->norm};
+    int64_t sizes[] = {planes, planes, call->d.N * call->inputs * net->M, planes, planes,
+                       positions, positions, positions, positions, 2 * call->d.N, 2}, all = 0;
+    for (int i = 0; i < (spatial ? 11 : 3); all += sizes[i], i++)
+        *parts[i] = saved ? saved + all : 0;
+    return all;
+}
+
+/* Takes memory for what is not saved, and for what is if there is none; `lines` of M sums. Returns
+   null where memory ran out, else what is to be freed. */
+static double *take_memory(Call *call, float *saved, int64_t lines) {
+    Shape d = call->d;
+    const Net *net = call->net;
+    call->inputs = net->conv ? 2 : 1;
+    int64_t planes = d.N * d.C, hidden = d.N * call->inputs * net->M, sums = lines * net->M;
+    int64_t scratch = d.type == FLOAT32 ? 0 : d.threads * PLANES * d.H * d.W, k = net->k;
+    int64_t spatial = net->conv ? d.N * d.H * d.W : 0, work = d.threads * work_size(net, d);
+    int64_t units = hidden > sums ? hidden : sums;
+    int64_t doubles = 3 * planes + hidden + units + spatial + work + (4 + 2 * d.N) * k * k;
+    int64_t floats = scratch + (saved ? 0 : split_gates(call, 0));
+    double *memory = malloc(doubles * sizeof(double) + floats * sizeof(float));
+    if (!memory)
+        return 0;
+    call->z = memory;
+    call->t = call->z + planes;
+    call->dtop = call->t + planes;
+    call->dh = call->dtop + planes;
+    call->h = call->dh + hidden;
+    call->p = call->h + units;
+    call->work = call->p + spatial;
+    call->taps = call->work + work;
+    call->dtaps = call->taps + 4 * k * k;
+    call->scratch = (float *)(memory + doubles);
+    split_gates(call, saved ? saved : call->scratch + scratch);
+    for (int64_t i = 0; i < 2 * k * k; i++) {
+        call->taps[i] = net->conv[i];
+        call->taps[2 * k * k + i] = net->conv[i / (k * k) * k * k + k * k - 1 - i % (k * k)];
+    }
+    return memory;
+}

@@ -1,0 +1,232 @@
+/* The operators `weigh` and `weigh_forward` of ops.py, for native.py. */
+
+#include "native_weigh.h"
+
+/* Sum and maximum of a plane; a NaN is its maximum. */
+VECTORISED static double sum_and_max(const float *x, int64_t size, float *max) {
+    double total = 0;
+    float high = x[0];
+    PRAGMA(omp simd reduction(+ : total) reduction(max : high))
+    for (int64_t i = 0; i < size; i++) {
+        total += x[i];
+        high = x[i] > high ? x[i] : high;
+    }
+    for (int64_t i = 0; total != total && i < size; i++)
+        high = x[i] != x[i] ? x[i] : high;
+    *max = high;
+    return total;
+}
+
+/* y = x * gate * weight */
+VECTORISED static void scale_positions(const float *restrict x, float *restrict y, float gate,
+                                       const float *restrict weight, int64_t size) {
+    LANES
+    for (int64_t i = 0; i < size; i++)
+        y[i] = x[i] * gate * weight[i];
+}
+
+/* y[r] += w[r] . u of `columns` elements, for some rows of w. */
+INLINE void add_products(const float *w, const double *u, double *y, int64_t rows,
+                         int64_t columns) {
+    int64_t r = 0;
+    for (; r + ROWS <= rows; r += ROWS, w += ROWS * columns) {
+        double a = 0, b = 0, c = 0, d = 0;
+        SUM(a, b, c, d)
+        for (int64_t k = 0; k < columns; k++) {
+            a += w[k] * u[k];
+            b += w[columns + k] * u[k];
+            c += w[2 * columns + k] * u[k];
+            d += w[3 * columns + k] * u[k];
+        }
+        y[r] += a, y[r + 1] += b, y[r + 2] += c, y[r + 3] += d;
+    }
+    for (; r < rows; r++, w += columns)
+        for (int64_t k = 0; k < columns; k++)
+            y[r] += w[k] * u[k];
+}
+
+static void save_gate(const Call *call, int64_t p, double logit) {
+    if (!call->gate_lo) {
+        call->gate[p] = coded_sigmoid(logit);
+        return;
+    }
+    double e = exp(-fabs(logit)), code = e / (1 + e);
+    if (logit > 0)
+        code = -fmax(code, 0x1p-120); /* below 0 */
+    call->gate[p] = code;
+    call->gate_lo[p] = call->gate[p] != 0 ? code - call->gate[p] : 0; /* 0 as in float32 */
+}
+
+static void mean_step(const void *sample, int64_t c, int64_t thread) {
+    const Sample *s = sample;
+    const Call *call = s->call;
+    Shape d = call->d;
+    int64_t size = d.H * d.W, p = s->n * d.C + c;
+    const float *x = load_plane(call->x, p * size, scratch_of(s, thread), d);
+    call->z[p] = (call->top ? sum_and_max(x, size, call->top + p) : sum(x, size)) / size;
+    call->mean_of[p] = call->z[p];
+}
+
+/* The gates of a sample from the means of its planes, and the maxima. */
+VECTORISED static void gates(const Call *call, int64_t n) {
+    const Net *net = call->net;
+    int64_t C = call->d.C, M = net->M, inputs = call->inputs;
+    double *z = call->z + n * C, *t = call->t + n * C, *h = call->h + n * inputs * M;
+    for (int64_t c = 0; c < C; c++)
+        t[c] = net->b2 ? inputs * net->b2[c] : 0;
+    for (int64_t k = 0, low, high; k < net->K; k++) {
+        int64_t shift = tap_range(net, k, C, &low, &high);
+        for (int64_t c = low; c < high; c++)
+            t[c] += net->taps[k] * z[c + shift];
+    }
+    for (int64_t i = 0; i < inputs; i++, h += M) {
+        for (int64_t m = 0; m < M; m++)
+            h[m] = net->b1[m];
+        for (int64_t c = 0; i && c < C; c++)
+            z[c] = call->top[n * C + c];
+        add_products(net->w1, z, h, M, C);
+        for (int64_t m = 0; m < M; m++) {
+            h[m] = h[m] < 0 ? 0 : h[m]; /* NaN stays */
+            call->hidden[(n * inputs + i) * M + m] = h[m];
+        }
+        add_products(net->w2, h, t, M ? C : 0, M);
+    }
+    for (int64_t c = 0; c < C; c++)
+        save_gate(call, n * C + c, t[c]);
+}
+
+/* The maps of the maximum and of the sum over channels, in a tile. */
+static void maps_step(const void *sample, int64_t tile, int64_t thread) {
+    const Sample *s = sample;
+    Shape d = s->call->d;
+    Work w = work_of(s);
+    int64_t all = d.H * d.W, at = tile * TILE_SIZE, nan = 0;
+    int64_t size = all - at < TILE_SIZE ? all - at : TILE_SIZE;
+    float *scratch = scratch_of(s, thread);
+    for (int64_t c = 0; c < d.C; c++) {
+        int64_t p = s->n * d.C + c;
+        const float *x = load_part(s->call->x, p * all + at, size, scratch, d);
+        add_channel(x, plane_gate(s->call, p), c, w.max + at, w.sum + at, w.index + at, size);
+    }
+    for (int64_t i = at; i < at + size; i++)
+        nan |= w.sum[i] != w.sum[i];
+    for (int64_t c = 0; nan && c < d.C; c++) {
+        int64_t p = s->n * d.C + c;
+        const float *x = load_part(s->call->x, p * all + at, size, scratch, d);
+        add_nan(x, plane_gate(s->call, p), w.max + at, w.index + at, size);
+    }
+}
+
+static void convolve_step(const void *sample, int64_t run, int64_t thread) {
+    const Sample *s = sample;
+    Work w = work_of(s);
+    convolve(w.padded, s->call->taps, 2, w.out, run * RUN, w.s);
+}
+
+/* What the norm takes, p, from the maps of a sample; saves these. */
+static void spatial_logits(const Sample *s) {
+    const Call *call = s->call;
+    Shape d = call->d;
+    Work w = work_of(s);
+    int64_t size = d.H * d.W, at = s->n * size;
+    parallel_for(maps_step, s, tiles_in(d), call->threads);
+    for (int64_t i = 0; i < size; i++) {
+        w.sum[i] /= d.C;
+        call->index[at + i] = w.index[i];
+    }
+    call->shift[2 * s->n] = save_map(w.max, call->max + at, size);
+    call->shift[2 * s->n + 1] = save_map(w.sum, call->average + at, size);
+    memset(w.padded, 0, w.s.size * sizeof(double));
+    pad(w.max, w.padded, w.s);
+    pad(w.sum, w.padded + w.s.distance, w.s);
+    parallel_for(convolve_step, s, (d.H * w.s.wide + RUN - 1) / RUN, call->threads);
+    for (int64_t h = 0; h < d.H; h++)
+        memcpy(call->p + at + h * d.W, w.out + h * w.s.wide, d.W * sizeof(double));
+}
+
+/* The norm's mean and 1 / deviation, which `statistics` gets as the mean and the unbiased variance
+   in training. */
+VECTORISED static void norm_statistics(Call *call, float *statistics) {
+    const Net *net = call->net;
+    int64_t count = call->d.N * call->d.H * call->d.W;
+    double total = 0, squares = 0;
+    if (!net->training) {
+        call->mean = net->norm[2][0];
+        call->scale = 1 / sqrt((double)net->norm[3][0] + net->eps);
+    } else {
+        SUM(total)
+        for (int64_t i = 0; i < count; i++)
+            total += call->p[i];
+        call->mean = total / count;
+        SUM(squares)
+        for (int64_t i = 0; i < count; i++)
+            squares += (call->p[i] - call->mean) * (call->p[i] - call->mean);
+        call->scale = 1 / sqrt(squares / count + net->eps);
+        statistics[0] = call->mean;
+        statistics[1] = squares / (count - 1);
+    }
+    call->norm[0] = call->scale;
+    call->norm[1] = net->norm[1][0];
+}
+
+/* The spatial gates of a sample. */
+VECTORISED static void spatial_gates(const Call *call, int64_t n, float *weight) {
+    int64_t size = call->d.H * call->d.W;
+    const double *p = call->p + n * size;
+    float *hat = call->hat + n * size;
+    double gain = call->net->norm[0][0], shift = call->net->norm[1][0];
+    LANES
+    for (int64_t i = 0; i < size; i++) {
+        double exact = (p[i] - call->mean) * call->scale;
+        hat[i] = exact;
+        weight[i] = gate_of(coded_sigmoid(exact * gain + shift));
+    }
+}
+
+static void gate_step(const void *sample, int64_t c, int64_t thread) {
+    const Sample *s = sample;
+    Shape d = s->call->d;
+    int64_t size = d.H * d.W, p = s->n * d.C + c;
+    float *scratch = scratch_of(s, thread), *out = output_plane(s->call->y, p * size, scratch, d);
+    const float *x = load_plane(s->call->x, p * size, scratch + size, d);
+    if (s->call->net->conv)
+        scale_positions(x, out, plane_gate(s->call, p), work_of(s).weight, size);
+    else
+        scale(x, out, plane_gate(s->call, p), 0, size);
+    store_plane(s->call->y, p * size, out, d);
+}
+
+static void mix_step(const void *of, int64_t n, int64_t thread) {
+    Sample s = {of, n, thread};
+    if (s.call->net->conv)
+        spatial_gates(s.call, n, work_of(&s).weight);
+    parallel_for(gate_step, &s, s.call->d.C, s.call->threads);
+}
+
+static void forward_step(const void *of, int64_t n, int64_t thread) {
+    Sample s = {of, n, thread};
+    parallel_for(mean_step, &s, s.call->d.C, s.call->threads);
+    gates(of, n);
+    if (s.call->net->conv)
+        spatial_logits(&s);
+    if (!s.call->net->training)
+        mix_step(of, n, thread);
+}
+
+/* Computes a layer; `saved` is memory for the backward, or null. Returns 0 where memory ran out. */
+int icasa_weigh(const void *x, void *y, float *saved, float *statistics, const Net *net,
+                const Shape *shape) {
+    Call call = {.x = x, .y = y, .net = net, .d = *shape};
+    void *memory = take_memory(&call, saved, 0);
+    if (!memory)
+        return 0;
+    if (net->conv && !net->training)
+        norm_statistics(&call, 0);
+    for_samples(forward_step, &call);
+    if (net->training) {
+        norm_statistics(&call, statistics);
+        for_samples(mix_step, &call);
+    }
+    free(memory);
+    return 1;
+}
