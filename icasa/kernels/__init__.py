@@ -17,6 +17,7 @@ from icasa.kernels.native import is_faster as is_faster
 from icasa.kernels.native import net_is_faster as net_is_faster
 from icasa.kernels.ops import dispatch_modes as dispatch_modes
 from icasa.kernels.ops import operators
+from icasa.kernels.sizes import format_of
 
 TYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 DEVICES = ("cpu", "cuda") if triton.is_installed() else ("cpu",)
@@ -68,15 +69,16 @@ def weigh(
         eps: of the BatchNorm.
         training: whether it takes the statistics of the batch.
     """
-    contiguous = x if x.is_contiguous() else autograd.contiguous(x)
-    statistics = None
+    given, statistics = x, None
+    if not x.is_contiguous(memory_format=format_of(x)):
+        x = autograd.contiguous(x)
     if torch.is_grad_enabled() and not is_exporting():
-        y, statistics = autograd.weigh(contiguous, net, spatial, (eps, training))
+        y, statistics = autograd.weigh(x, net, spatial, (eps, training))
     elif training:
-        y, _, statistics = operators(x).weigh_forward(contiguous, net, spatial, eps, training)
+        y, _, statistics = operators(x).weigh_forward(x, net, spatial, eps, training)
     else:
-        y = operators(x).weigh(contiguous, net, spatial, eps)
-    return y if contiguous is x else autograd.match_memory_format(y, x), statistics
+        y = operators(x).weigh(x, net, spatial, eps)
+    return y if x is given else autograd.match_memory_format(y, given), statistics
 
 
 def backend(device: str = "cpu") -> str:

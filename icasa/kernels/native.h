@@ -82,10 +82,12 @@ static void parallel_for(Step *step, const void *call, int64_t count, int thread
             step(call, i, 0);
 }
 
-/* A map, the type of its elements, and how many threads are to work on it. */
+/* A map, the type of its elements, how many threads are to work on it, and whether it is in
+   channels_last. */
 typedef struct {
     int64_t N, C, H, W, groups;
     int32_t type, threads;
+    int64_t last;
 } Shape;
 
 /* The tensors of a layer in the order of ops.py; the pointer to one that it has not is null. */

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 
 #include "native.h"
+#include "native_last_weigh.h"
 #include "native_maps.h"
 
 /* y = x * gate + constant */
@@ -36,7 +37,7 @@ typedef struct {
     float *gate, *gate_lo, *mean_of, *top, *hidden, *max, *average, *shift, *index, *hat,
         *norm; /* saved */
     double *work;   /* maps of each thread */
-    float *scratch; /* planes of each thread, unless in float32 */
+    float *scratch; /* planes, or tiles, of each thread, unless in float32 */
     int inputs, threads; /* of the net: the means, or also the maxima; within a sample */
     Shape d;
 } Call;
@@ -46,39 +47,59 @@ typedef struct {
     int64_t n, thread;
 } Sample;
 
+/* Positions in a tile, of which CBAM takes maps, and channels_last everything. */
+INLINE int64_t tile_size(Shape d) {
+    int64_t size = d.last ? TILE_ELEMENTS / d.C : TILE_SIZE;
+    size = size < FEWEST ? FEWEST : size > TILE_SIZE ? TILE_SIZE : size;
+    return size < d.H * d.W ? size : d.H * d.W;
+}
+
+INLINE int64_t tiles_in(Shape d) { return (d.H * d.W + tile_size(d) - 1) / tile_size(d); }
+
 enum { PLANES = 3 }; /* of scratch */
+
+INLINE int64_t scratch_size(Shape d) { return d.last ? tile_size(d) * d.C : d.H * d.W; }
 
 INLINE float *scratch_of(const Sample *s, int64_t thread) {
     Shape d = s->call->d;
-    return s->call->scratch + (s->thread + thread) * (d.type == FLOAT32 ? 0 : PLANES * d.H * d.W);
+    int64_t each = d.type == FLOAT32 ? 0 : PLANES * scratch_size(d);
+    return s->call->scratch + (s->thread + thread) * each;
 }
 
-/* The maps of a sample that is computed. */
+/* What a sample that is computed takes. Of channels_last the sums by tile and channel, `partial` and
+   `other`, and by channel what x or g is multiplied by and what is added; of CBAM maps. */
 typedef struct {
-    double *max, *sum, *index, *padded, *gradient, *out, *partial;
-    float *weight, *code, *dmean, *dmax;
+    double *partial, *other, *gate, *max, *sum, *index, *padded, *gradient, *out;
+    float *factor, *constant, *share, *weight, *code, *dmean, *dmax;
     Padded s;
 } Work;
 
-INLINE int64_t tiles_in(Shape d) { return (d.H * d.W + TILE_SIZE - 1) / TILE_SIZE; }
-
 static int64_t work_size(const Net *net, Shape d) {
     Padded s = padded_of(d, net->k);
-    return net->conv ? 5 * d.H * d.W + 3 * s.size + tiles_in(d) * d.C : 0;
+    int64_t channels = d.last ? (2 * tiles_in(d) + 3) * d.C : net->conv ? tiles_in(d) * d.C : 0;
+    return channels + (net->conv ? 5 * d.H * d.W + 3 * s.size : 0);
 }
 
 static Work work_of(const Sample *sample) {
     Shape d = sample->call->d;
     int64_t size = d.H * d.W;
-    Work w = {.max = sample->call->work + sample->thread * work_size(sample->call->net, d)};
+    Work w = {.partial = sample->call->work + sample->thread * work_size(sample->call->net, d)};
     w.s = padded_of(d, sample->call->net->k);
+    w.max = w.partial + tiles_in(d) * d.C;
+    if (d.last) {
+        w.other = w.max;
+        w.gate = w.other + tiles_in(d) * d.C;
+        w.factor = (float *)(w.gate + d.C);
+        w.constant = w.factor + d.C;
+        w.share = w.constant + d.C;
+        w.max = w.gate + 3 * d.C;
+    }
     w.sum = w.max + size;
     w.index = w.sum + size;
     w.padded = w.index + size;
     w.gradient = w.padded + w.s.size;
     w.out = w.gradient + w.s.size;
-    w.partial = w.out + w.s.size;
-    w.weight = (float *)(w.partial + tiles_in(d) * d.C);
+    w.weight = (float *)(w.out + w.s.size);
     w.code = w.weight + size;
     w.dmean = w.code + size;
     w.dmax = w.dmean + size;
@@ -100,6 +121,51 @@ INLINE double plane_gate(const Call *call, int64_t p) {
 INLINE const float *load_part(const void *of, int64_t at, int64_t size, float *scratch, Shape d) {
     d.H = 1, d.W = size;
     return load_plane(of, at, scratch, d);
+}
+
+INLINE void store_part(void *y, int64_t at, int64_t size, const float *part, Shape d) {
+    d.H = 1, d.W = size;
+    store_plane(y, at, part, d);
+}
+
+/* A tile of positions of one sample: its first, how many, and where its elements begin. */
+typedef struct {
+    int64_t first, size, at;
+} Part;
+
+INLINE Part tile_of(const Sample *s, int64_t tile) {
+    Shape d = s->call->d;
+    int64_t all = d.H * d.W, first = tile * tile_size(d), size = all - first;
+    size = size < tile_size(d) ? size : tile_size(d);
+    return (Part){first, size, (s->n * all + first) * d.C};
+}
+
+/* Adds up the sums of all tiles, by channel, in the place of the first. */
+VECTORISED static void add_tiles(double *partial, Shape d) {
+    int64_t C = d.C, tiles = tiles_in(d);
+    for (int64_t tile = 1; tile < tiles; tile++) {
+        const double *more = partial + tile * C;
+        LANES
+        for (int64_t c = 0; c < C; c++)
+            partial[c] += more[c];
+    }
+}
+
+/* The gates of a sample's channels, as a tile in channels_last takes them. */
+VECTORISED static void channel_gates(const Sample *s, const Work *w) {
+    int64_t C = s->call->d.C;
+    const float *gate = s->call->gate + s->n * C;
+    const float *low = s->call->gate_lo ? s->call->gate_lo + s->n * C : 0;
+    LANES
+    for (int64_t c = 0; c < C; c++)
+        w->gate[c] = gate[c];
+    for (int64_t c = 0; low && c < C; c++)
+        w->gate[c] += low[c];
+    LANES
+    for (int64_t c = 0; c < C; c++) {
+        w->gate[c] = w->gate[c] < 0 ? 1 + w->gate[c] : w->gate[c];
+        w->factor[c] = w->gate[c];
+    }
 }
 
 /* Makes a step for each sample: of many, one in each thread, else all threads on each. */
@@ -132,7 +198,7 @@ static double *take_memory(Call *call, float *saved, int64_t lines) {
     const Net *net = call->net;
     call->inputs = net->conv ? 2 : 1;
     int64_t planes = d.N * d.C, hidden = d.N * call->inputs * net->M, sums = lines * net->M;
-    int64_t scratch = d.type == FLOAT32 ? 0 : d.threads * PLANES * d.H * d.W, k = net->k;
+    int64_t scratch = d.type == FLOAT32 ? 0 : d.threads * PLANES * scratch_size(d), k = net->k;
     int64_t spatial = net->conv ? d.N * d.H * d.W : 0, work = d.threads * work_size(net, d);
     int64_t units = hidden > sums ? hidden : sums;
     int64_t doubles = 3 * planes + hidden + units + spatial + work + (4 + 2 * d.N) * k * k;

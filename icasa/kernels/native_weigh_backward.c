@@ -22,13 +22,26 @@ static void slope_step(const void *sample, int64_t c, int64_t thread) {
     s->call->t[p] = dot(g, x, size) * gate_slope(code_of(s->call, p));
 }
 
+/* Sums of g * x of a tile in channels_last, by channel. */
+static void dots_step(const void *sample, int64_t tile, int64_t thread) {
+    const Sample *s = sample;
+    const Call *call = s->call;
+    Work w = work_of(s);
+    Part part = tile_of(s, tile);
+    int64_t C = call->d.C, size = part.size * C;
+    float *scratch = scratch_of(s, thread);
+    const float *x = load_part(call->x, part.at, size, scratch, call->d);
+    const float *g = load_part(call->g, part.at, size, scratch + size, call->d);
+    channel_dots(g, x, w.partial + tile * C, part.size, C);
+}
+
 /* In a tile, the gradient of the spatial gates, and what it adds to that of each plane's gate. */
 static void tile_step(const void *sample, int64_t tile, int64_t thread) {
     const Sample *s = sample;
     Shape d = s->call->d;
     Work w = work_of(s);
-    int64_t all = d.H * d.W, at = tile * TILE_SIZE;
-    int64_t size = all - at < TILE_SIZE ? all - at : TILE_SIZE;
+    Part part = tile_of(s, tile);
+    int64_t all = d.H * d.W, at = part.first, size = part.size;
     float *scratch = scratch_of(s, thread);
     double *sums = s->call->p + s->n * all + at;
     memset(sums, 0, size * sizeof(double));
@@ -61,12 +74,8 @@ static void spatial_step(const void *of, int64_t n, int64_t thread) {
     Shape d = s.call->d;
     decode_gates(of, n, &w);
     parallel_for(tile_step, &s, tiles_in(d), s.call->threads);
-    for (int64_t c = 0; c < d.C; c++) {
-        double total = 0;
-        for (int64_t tile = 0; tile < tiles_in(d); tile++)
-            total += w.partial[tile * d.C + c];
-        s.call->t[n * d.C + c] = total;
-    }
+    add_tiles(w.partial, d);
+    memcpy(s.call->t + n * d.C, w.partial, d.C * sizeof(double));
 }
 
 /* Replaces p, the gradient of what the norm returned, by that of what it took. */
@@ -221,18 +230,56 @@ static void dx_step(const void *of, int64_t c, int64_t thread) {
     store_plane(call->y, p * size, out, d);
 }
 
+/* Likewise of a tile in channels_last. */
+static void dx_tile(const void *of, int64_t tile, int64_t thread) {
+    const Spatial *f = of;
+    const Call *call = f->s.call;
+    Part part = tile_of(&f->s, tile);
+    int64_t C = call->d.C, size = part.size * C;
+    float *scratch = scratch_of(&f->s, thread);
+    float *out = output_plane(call->y, part.at, scratch, call->d);
+    const float *g = load_part(call->g, part.at, size, scratch + size, call->d);
+    scale_channels(g, out, f->w.factor, f->w.constant, part.size, C);
+    store_part(call->y, part.at, size, out, call->d);
+}
+
+/* Of a sample in channels_last, the gradients of the gates' logits from the sums of tiles, and what
+   dx_tile takes. */
+static void channel_slopes(const Spatial *f) {
+    const Call *call = f->s.call;
+    Shape d = call->d;
+    parallel_for(dots_step, f, tiles_in(d), call->threads);
+    add_tiles(f->w.partial, d);
+    for (int64_t c = 0; c < d.C; c++) {
+        int64_t p = f->s.n * d.C + c;
+        call->t[p] = f->w.partial[c] * gate_slope(code_of(call, p));
+    }
+}
+
+static void channel_constants(const Spatial *f) {
+    const Call *call = f->s.call;
+    Shape d = call->d;
+    channel_gates(&f->s, &f->w);
+    for (int64_t c = 0; c < d.C; c++)
+        f->w.constant[c] = call->z[f->s.n * d.C + c] / (d.H * d.W);
+}
+
 static void backward_step(const void *of, int64_t n, int64_t thread) {
-    Spatial f = {{of, n, thread}};
+    Spatial f = {.s = {of, n, thread}, .w = work_of(&(Sample){of, n, thread})};
     const Call *call = of;
+    Shape d = call->d;
     if (call->net->conv) {
-        f.w = work_of(&f.s);
         decode_gates(call, n, &f.w);
         f.m = map_gradients(&f.s, &f.w);
         parallel_for(map_step, &f, call->d.C, call->threads);
-    } else
+    } else if (d.last)
+        channel_slopes(&f);
+    else
         parallel_for(slope_step, &f, call->d.C, call->threads);
     mean_gradients(call, n);
-    parallel_for(dx_step, &f, call->d.C, call->threads);
+    if (d.last)
+        channel_constants(&f);
+    parallel_for(d.last ? dx_tile : dx_step, &f, d.last ? tiles_in(d) : d.C, call->threads);
 }
 
 /* The gradients of the parameters of channel c; `sums` is memory for 2 M. */

@@ -2,6 +2,18 @@
 
 #include "native_weigh.h"
 
+/* Sum of a plane, of four elements in float32 and of these in float64: conversions cost more. */
+VECTORISED static double plane_sum(const float *x, int64_t size) {
+    int64_t part = size / 4;
+    double total = 0;
+    SUM(total)
+    for (int64_t i = 0; i < part; i++)
+        total += (x[i] + x[part + i]) + (x[2 * part + i] + x[3 * part + i]);
+    for (int64_t i = 4 * part; i < size; i++)
+        total += x[i];
+    return total;
+}
+
 /* Sum and maximum of a plane; a NaN is its maximum. */
 VECTORISED static double sum_and_max(const float *x, int64_t size, float *max) {
     double total = 0;
@@ -45,11 +57,7 @@ INLINE void add_products(const float *w, const double *u, double *y, int64_t row
             y[r] += w[k] * u[k];
 }
 
-static void save_gate(const Call *call, int64_t p, double logit) {
-    if (!call->gate_lo) {
-        call->gate[p] = coded_sigmoid(logit);
-        return;
-    }
+INLINE void save_gate(const Call *call, int64_t p, double logit) {
     double e = exp(-fabs(logit)), code = e / (1 + e);
     if (logit > 0)
         code = -fmax(code, 0x1p-120); /* below 0 */
@@ -63,8 +71,39 @@ static void mean_step(const void *sample, int64_t c, int64_t thread) {
     Shape d = call->d;
     int64_t size = d.H * d.W, p = s->n * d.C + c;
     const float *x = load_plane(call->x, p * size, scratch_of(s, thread), d);
-    call->z[p] = (call->top ? sum_and_max(x, size, call->top + p) : sum(x, size)) / size;
+    call->z[p] = (call->top ? sum_and_max(x, size, call->top + p) : plane_sum(x, size)) / size;
     call->mean_of[p] = call->z[p];
+}
+
+/* Sums, and of CBAM maxima, of a tile in channels_last, by channel. */
+static void sums_step(const void *sample, int64_t tile, int64_t thread) {
+    const Sample *s = sample;
+    const Call *call = s->call;
+    Work w = work_of(s);
+    int64_t C = call->d.C, at = tile * C;
+    Part part = tile_of(s, tile);
+    const float *x =
+        load_part(call->x, part.at, part.size * C, scratch_of(s, thread), call->d);
+    channel_sums(x, w.partial + at, part.size, C);
+    if (call->top)
+        channel_maxima(x, w.partial + at, (float *)(w.other + at), part.size, C);
+}
+
+/* The means of a sample in channels_last, and the maxima. */
+static void channel_means(const Sample *s) {
+    const Call *call = s->call;
+    Shape d = call->d;
+    Work w = work_of(s);
+    parallel_for(sums_step, s, tiles_in(d), call->threads);
+    add_tiles(w.partial, d);
+    for (int64_t c = 0; c < d.C; c++)
+        call->mean_of[s->n * d.C + c] = call->z[s->n * d.C + c] = w.partial[c] / (d.H * d.W);
+    for (int64_t tile = 0; call->top && tile < tiles_in(d); tile++) {
+        const float *of = (const float *)(w.other + tile * d.C);
+        float *top = call->top + s->n * d.C;
+        for (int64_t c = 0; c < d.C; c++)
+            top[c] = tile && !(of[c] > top[c]) && of[c] == of[c] ? top[c] : of[c];
+    }
 }
 
 /* The gates of a sample from the means of its planes, and the maxima. */
@@ -91,7 +130,11 @@ VECTORISED static void gates(const Call *call, int64_t n) {
         }
         add_products(net->w2, h, t, M ? C : 0, M);
     }
+    float *gate = call->gate + n * C;
+    LANES
     for (int64_t c = 0; c < C; c++)
+        gate[c] = coded_sigmoid(t[c]);
+    for (int64_t c = 0; call->gate_lo && c < C; c++)
         save_gate(call, n * C + c, t[c]);
 }
 
@@ -100,8 +143,8 @@ static void maps_step(const void *sample, int64_t tile, int64_t thread) {
     const Sample *s = sample;
     Shape d = s->call->d;
     Work w = work_of(s);
-    int64_t all = d.H * d.W, at = tile * TILE_SIZE, nan = 0;
-    int64_t size = all - at < TILE_SIZE ? all - at : TILE_SIZE;
+    Part part = tile_of(s, tile);
+    int64_t all = d.H * d.W, at = part.first, size = part.size, nan = 0;
     float *scratch = scratch_of(s, thread);
     for (int64_t c = 0; c < d.C; c++) {
         int64_t p = s->n * d.C + c;
@@ -196,16 +239,35 @@ static void gate_step(const void *sample, int64_t c, int64_t thread) {
     store_plane(s->call->y, p * size, out, d);
 }
 
+static void gate_tile(const void *sample, int64_t tile, int64_t thread) {
+    const Sample *s = sample;
+    const Call *call = s->call;
+    Work w = work_of(s);
+    Part part = tile_of(s, tile);
+    int64_t C = call->d.C, size = part.size * C;
+    float *scratch = scratch_of(s, thread), *out = output_plane(call->y, part.at, scratch, call->d);
+    const float *x = load_part(call->x, part.at, size, scratch + size, call->d);
+    scale_channels(x, out, w.factor, 0, part.size, C);
+    store_part(call->y, part.at, size, out, call->d);
+}
+
 static void mix_step(const void *of, int64_t n, int64_t thread) {
     Sample s = {of, n, thread};
+    Shape d = s.call->d;
+    Work w = work_of(&s);
     if (s.call->net->conv)
-        spatial_gates(s.call, n, work_of(&s).weight);
-    parallel_for(gate_step, &s, s.call->d.C, s.call->threads);
+        spatial_gates(s.call, n, w.weight);
+    if (d.last)
+        channel_gates(&s, &w);
+    parallel_for(d.last ? gate_tile : gate_step, &s, d.last ? tiles_in(d) : d.C, s.call->threads);
 }
 
 static void forward_step(const void *of, int64_t n, int64_t thread) {
     Sample s = {of, n, thread};
-    parallel_for(mean_step, &s, s.call->d.C, s.call->threads);
+    if (s.call->d.last)
+        channel_means(&s);
+    else
+        parallel_for(mean_step, &s, s.call->d.C, s.call->threads);
     gates(of, n);
     if (s.call->net->conv)
         spatial_logits(&s);

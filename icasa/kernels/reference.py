@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import enable_reentrant_dispatch
 
+from icasa.kernels.sizes import format_of
+
 Gate = Any  # a tensor, or None where the branch is missing
 # PyTorch has no public name for it. A version without one reports such a mode as its own error.
 _without_modes = getattr(torch._C, "_DisableTorchDispatch", nullcontext)
@@ -250,8 +252,8 @@ def weigh_forward(
     with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
         y, statistics = weighed(x.double(), net, spatial, eps, training)
     statistics = statistics.to(statistics_dtype(x.dtype))
-    saved = withhold_net(net, spatial)
-    return y.to(x.dtype).contiguous(), saved, statistics if training else statistics[:, :0].clone()
+    saved, y = withhold_net(net, spatial), y.to(x.dtype).contiguous(memory_format=format_of(x))
+    return y, saved, statistics if training else statistics[:, :0].clone()
 
 
 def weigh_backward(
@@ -276,4 +278,4 @@ def weigh_backward(
         dx, *gradients = torch.func.vjp(forward, *inputs)[1](g.double())
     dtype = statistics_dtype(x.dtype)
     dnet, dspatial = ([p.to(dtype) for p in part] for part in gradients)
-    return dx.to(x.dtype).contiguous(), dnet, dspatial
+    return dx.to(x.dtype).contiguous(memory_format=format_of(x)), dnet, dspatial
