@@ -306,7 +306,7 @@ def _weigh(
     training: bool,
 ) -> Tensor:
     """Return y of both forward operators, as `_attend` does."""
-    given, x = x, copy(x, torch.contiguous_format) if spatial else _as_read(x)
+    given, x = x, _as_read(x)
     y = torch.empty_like(x)
     packed, _held = _pack_net(net, spatial, eps, training)
     maps = _addresses((x, y, saved, statistics))
@@ -338,7 +338,7 @@ def weigh_backward(
     """Return the gradients of `weigh_forward`; see `ops`."""
     vector, like = saved[0], empty_gates(x, net, spatial, False)[0]
     check_like("saved", vector, like, like.shape)
-    given, x = x, copy(x, torch.contiguous_format) if spatial else _as_read(x)
+    given, x = x, _as_read(x)
     g, vector = copy(g, format_of(x)), vector.contiguous()
     dx, gradients = torch.empty_like(x), empty_net(x, net, spatial)
     packed, _held = _pack_net(net if len(net) == 1 else _spaced(net), spatial, *options)

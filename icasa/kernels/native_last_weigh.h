@@ -1,13 +1,16 @@
-/* SE, ECA and CBAM for maps in channels_last, whose positions are vectors over the C channels: sums by
-   channel, in float64, sums by position, and products of both. */
+/* SE, ECA and CBAM for maps in channels_last, whose positions are vectors over the C channels: sums
+   by channel, sums by position, and products of both. */
 
 #pragma once
 
 #include <math.h>
 
 #include "native.h"
+#include "native_maps.h"
 
-enum { TILE_ELEMENTS = 8192, FEWEST = 16 }; /* of a tile, and its fewest positions */
+enum { TILE_ELEMENTS = 1 << 14 }; /* of a tile of positions, about */
+
+void icasa_transpose_tile(const float *, float *, int64_t, int64_t); /* of native_transpose.c */
 
 /* Sums of x over some positions, by channel. */
 UNUSED VECTORISED static void channel_sums(const float *restrict x, double *restrict sums,
@@ -68,6 +71,100 @@ UNUSED VECTORISED static void channel_dots(const float *restrict g, const float 
         LANES
         for (int64_t c = 0; c < C; c++)
             sums[c] += (double)g[c] * x[c];
+    }
+}
+
+/* y = x * gate * weight, by channel and by position. */
+UNUSED VECTORISED static void scale_both(const float *restrict x, float *restrict y,
+                                         const float *restrict gate, const float *restrict weight,
+                                         int64_t positions, int64_t C) {
+    for (int64_t i = 0; i < positions; i++, x += C, y += C) {
+        float of = weight[i];
+        LANES
+        for (int64_t c = 0; c < C; c++)
+            y[c] = x[c] * gate[c] * of;
+    }
+}
+
+/* Sums of g * x * gate over the channels, and of g * x * weight over the positions. */
+UNUSED VECTORISED static void both_sums(const float *restrict g, const float *restrict x,
+                                        const double *restrict gate, const float *restrict weight,
+                                        double *restrict by_position, double *restrict by_channel,
+                                        int64_t positions, int64_t C) {
+    int64_t i = 0;
+    memset(by_channel, 0, C * sizeof(double));
+    for (; i + ROWS <= positions; i += ROWS, g += ROWS * C, x += ROWS * C) {
+        double s = 0, t = 0, u = 0, v = 0;
+        double a = weight[i], b = weight[i + 1], p = weight[i + 2], q = weight[i + 3];
+        SUM(s, t, u, v)
+        for (int64_t c = 0; c < C; c++) {
+            double k = (double)g[c] * x[c], l = (double)g[C + c] * x[C + c];
+            double m = (double)g[2 * C + c] * x[2 * C + c], n = (double)g[3 * C + c] * x[3 * C + c];
+            s += k * gate[c], t += l * gate[c], u += m * gate[c], v += n * gate[c];
+            by_channel[c] += (k * a + l * b) + (m * p + n * q);
+        }
+        by_position[i] = s, by_position[i + 1] = t, by_position[i + 2] = u, by_position[i + 3] = v;
+    }
+    for (; i < positions; i++, g += C, x += C) {
+        double s = 0, a = weight[i];
+        SUM(s)
+        for (int64_t c = 0; c < C; c++) {
+            double k = (double)g[c] * x[c];
+            s += k * gate[c];
+            by_channel[c] += k * a;
+        }
+        by_position[i] = s;
+    }
+}
+
+/* The channel that alone is the maximum, or -1. */
+INLINE int64_t chosen_channel(MapGradients m, int64_t i, int64_t C) {
+    return m.index[i] >= 0 && m.index[i] < C ? (int64_t)m.index[i] : -1;
+}
+
+/* Sums of x by the gradients of the maps of its position, and `counts` how often x is `top`, by
+   channel. */
+UNUSED VECTORISED static void map_sums(const float *restrict x, MapGradients m,
+                                       const double *restrict gate, const float *restrict top,
+                                       double *restrict sums, double *restrict counts,
+                                       int64_t positions, int64_t C) {
+    memset(sums, 0, C * sizeof(double));
+    memset(counts, 0, C * sizeof(double));
+    for (int64_t i = 0; i < positions; i++, x += C) {
+        double dmean = m.dmean[i], dmax = m.dmax[i];
+        int64_t chosen = chosen_channel(m, i, C);
+        LANES
+        for (int64_t c = 0; c < C; c++) {
+            sums[c] += x[c] * dmean;
+            counts[c] += x[c] == top[c] ? 1.0 : 0.0;
+        }
+        if (chosen >= 0)
+            sums[chosen] += x[chosen] * dmax;
+        for (int64_t c = 0; chosen < 0 && m.tied && c < C; c++)
+            sums[c] += x[c] * gate[c] == m.tied[i] ? x[c] * dmax : 0;
+    }
+}
+
+/* dx as map_backward has it. */
+UNUSED VECTORISED static void both_backward(const float *restrict g, const float *restrict x,
+                                            float *restrict dx, const float *restrict weight,
+                                            MapGradients m, const double *restrict gate,
+                                            const float *restrict factor,
+                                            const float *restrict constant,
+                                            const float *restrict top,
+                                            const float *restrict share, int64_t positions,
+                                            int64_t C) {
+    for (int64_t i = 0; i < positions; i++, g += C, x += C, dx += C) {
+        float of = weight[i], dmean = m.dmean[i], both = dmean + m.dmax[i];
+        int64_t chosen = chosen_channel(m, i, C);
+        LANES
+        for (int64_t c = 0; c < C; c++)
+            dx[c] = (g[c] * of + dmean) * factor[c] +
+                    (constant[c] + (x[c] == top[c] ? share[c] : 0));
+        for (int64_t c = chosen < 0 ? 0 : chosen; c < (chosen < 0 ? C : chosen + 1); c++)
+            if (c == chosen || (m.tied && x[c] * gate[c] == m.tied[i]))
+                dx[c] = (g[c] * of + both) * factor[c] +
+                        (constant[c] + (x[c] == top[c] ? share[c] : 0));
     }
 }
 

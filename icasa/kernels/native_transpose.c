@@ -67,6 +67,11 @@ static void copy_step(const void *call, int64_t i, int64_t thread) {
                          c->rows, c->columns);
 }
 
+/* The transpose of a tile of positions, in float32. */
+void icasa_transpose_tile(const float *in, float *out, int64_t rows, int64_t columns) {
+    transpose_words((const uint32_t *)in, (uint32_t *)out, 0, rows, rows, columns);
+}
+
 /* Copies a map from channels_last to contiguous, or back. */
 void icasa_transpose(const void *in, void *out, int32_t to_contiguous, const Shape *d) {
     int64_t size = d->H * d->W;

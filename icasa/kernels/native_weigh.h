@@ -37,7 +37,7 @@ typedef struct {
     float *gate, *gate_lo, *mean_of, *top, *hidden, *max, *average, *shift, *index, *hat,
         *norm; /* saved */
     double *work;   /* maps of each thread */
-    float *scratch; /* planes, or tiles, of each thread, unless in float32 */
+    float *scratch; /* planes or tiles of each thread */
     int inputs, threads; /* of the net: the means, or also the maxima; within a sample */
     Shape d;
 } Call;
@@ -49,8 +49,10 @@ typedef struct {
 
 /* Positions in a tile, of which CBAM takes maps, and channels_last everything. */
 INLINE int64_t tile_size(Shape d) {
-    int64_t size = d.last ? TILE_ELEMENTS / d.C : TILE_SIZE;
-    size = size < FEWEST ? FEWEST : size > TILE_SIZE ? TILE_SIZE : size;
+    int64_t size = TILE_SIZE;
+    if (d.last) /* no power of two, of which rows share too few lines of a cache */
+        size = (TILE_ELEMENTS / d.C + 1) / 16 * 16 + 8;
+    size = size < TILE_SIZE ? size : TILE_SIZE;
     return size < d.H * d.W ? size : d.H * d.W;
 }
 
@@ -58,16 +60,19 @@ INLINE int64_t tiles_in(Shape d) { return (d.H * d.W + tile_size(d) - 1) / tile_
 
 enum { PLANES = 3 }; /* of scratch */
 
-INLINE int64_t scratch_size(Shape d) { return d.last ? tile_size(d) * d.C : d.H * d.W; }
+INLINE int64_t scratch_size(Shape d) {
+    if (d.last)
+        return PLANES * tile_size(d) * d.C;
+    return d.type == FLOAT32 ? 0 : PLANES * d.H * d.W;
+}
 
 INLINE float *scratch_of(const Sample *s, int64_t thread) {
     Shape d = s->call->d;
-    int64_t each = d.type == FLOAT32 ? 0 : PLANES * scratch_size(d);
-    return s->call->scratch + (s->thread + thread) * each;
+    return s->call->scratch + (s->thread + thread) * scratch_size(d);
 }
 
-/* What a sample that is computed takes. Of channels_last the sums by tile and channel, `partial` and
-   `other`, and by channel what x or g is multiplied by and what is added; of CBAM maps. */
+/* What a sample that is computed takes. Of channels_last the sums by tile and channel, `partial`
+   and `other`, and by channel what x or g is multiplied by and what is added; of CBAM maps. */
 typedef struct {
     double *partial, *other, *gate, *max, *sum, *index, *padded, *gradient, *out;
     float *factor, *constant, *share, *weight, *code, *dmean, *dmax;
@@ -198,7 +203,7 @@ static double *take_memory(Call *call, float *saved, int64_t lines) {
     const Net *net = call->net;
     call->inputs = net->conv ? 2 : 1;
     int64_t planes = d.N * d.C, hidden = d.N * call->inputs * net->M, sums = lines * net->M;
-    int64_t scratch = d.type == FLOAT32 ? 0 : d.threads * PLANES * scratch_size(d), k = net->k;
+    int64_t scratch = d.threads * scratch_size(d), k = net->k;
     int64_t spatial = net->conv ? d.N * d.H * d.W : 0, work = d.threads * work_size(net, d);
     int64_t units = hidden > sums ? hidden : sums;
     int64_t doubles = 3 * planes + hidden + units + spatial + work + (4 + 2 * d.N) * k * k;

@@ -56,6 +56,22 @@ static void tile_step(const void *sample, int64_t tile, int64_t thread) {
         sums[i] *= gate_slope(w.code[at + i]);
 }
 
+/* Likewise of a tile in channels_last. */
+static void both_step(const void *sample, int64_t tile, int64_t thread) {
+    const Sample *s = sample;
+    const Call *call = s->call;
+    Work w = work_of(s);
+    Part part = tile_of(s, tile);
+    int64_t C = call->d.C, size = part.size * C;
+    float *scratch = scratch_of(s, thread);
+    const float *x = load_part(call->x, part.at, size, scratch, call->d);
+    const float *g = load_part(call->g, part.at, size, scratch + size, call->d);
+    double *sums = call->p + s->n * call->d.H * call->d.W + part.first;
+    both_sums(g, x, w.gate, w.weight + part.first, sums, w.partial + tile * C, part.size, C);
+    for (int64_t i = 0; i < part.size; i++)
+        sums[i] *= gate_slope(w.code[part.first + i]);
+}
+
 /* The spatial gates of a sample again, and their codes. */
 VECTORISED static void decode_gates(const Call *call, int64_t n, const Work *w) {
     int64_t size = call->d.H * call->d.W;
@@ -73,7 +89,9 @@ static void spatial_step(const void *of, int64_t n, int64_t thread) {
     Work w = work_of(&s);
     Shape d = s.call->d;
     decode_gates(of, n, &w);
-    parallel_for(tile_step, &s, tiles_in(d), s.call->threads);
+    if (d.last)
+        channel_gates(&s, &w);
+    parallel_for(d.last ? both_step : tile_step, &s, tiles_in(d), s.call->threads);
     add_tiles(w.partial, d);
     memcpy(s.call->t + n * d.C, w.partial, d.C * sizeof(double));
 }
@@ -117,8 +135,8 @@ static void share_ties(const Sample *s, const Work *w) {
         for (int64_t c = 0; c < d.C; c++) {
             int64_t p = s->n * d.C + c;
             float element;
-            double value =
-                *load_part(s->call->x, p * size + i, 1, &element, d) * plane_gate(s->call, p);
+            int64_t at = d.last ? (s->n * size + i) * d.C + c : p * size + i;
+            double value = *load_part(s->call->x, at, 1, &element, d) * plane_gate(s->call, p);
             count = value > high ? 1 : count + (value == high);
             high = value > high ? value : high;
         }
@@ -174,6 +192,22 @@ static void map_step(const void *of, int64_t c, int64_t thread) {
     double total = f->m.tied ? product_of_ties(x, f->m, gate, c, top, count, size)
                              : product_alone(x, f->m, gate, c, top, count, size);
     call->t[p] = (call->t[p] + total) * gate_slope(code_of(call, p));
+}
+
+/* Those of a tile in channels_last, by channel. */
+static MapGradients tile_gradients(MapGradients m, int64_t first) {
+    const double *tied = m.tied ? m.tied + first : 0;
+    return (MapGradients){m.dmean + first, m.dmax + first, m.index + first, tied};
+}
+
+static void map_tile(const void *of, int64_t tile, int64_t thread) {
+    const Spatial *f = of;
+    const Call *call = f->s.call;
+    Part part = tile_of(&f->s, tile);
+    int64_t C = call->d.C, at = tile * C;
+    const float *x = load_part(call->x, part.at, part.size * C, scratch_of(&f->s, thread), call->d);
+    map_sums(x, tile_gradients(f->m, part.first), f->w.gate, call->top + f->s.n * C,
+             f->w.partial + at, f->w.other + at, part.size, C);
 }
 
 /* The gradients of the means of a sample, into z, of its maxima, into dtop, and of its hidden
@@ -239,29 +273,45 @@ static void dx_tile(const void *of, int64_t tile, int64_t thread) {
     float *scratch = scratch_of(&f->s, thread);
     float *out = output_plane(call->y, part.at, scratch, call->d);
     const float *g = load_part(call->g, part.at, size, scratch + size, call->d);
-    scale_channels(g, out, f->w.factor, f->w.constant, part.size, C);
+    if (call->net->conv) {
+        const float *x = load_part(call->x, part.at, size, scratch + 2 * size, call->d);
+        both_backward(g, x, out, f->w.weight + part.first, tile_gradients(f->m, part.first),
+                      f->w.gate, f->w.factor, f->w.constant, call->top + f->s.n * C, f->w.share,
+                      part.size, C);
+    } else
+        scale_channels(g, out, f->w.factor, f->w.constant, part.size, C);
     store_part(call->y, part.at, size, out, call->d);
 }
 
-/* Of a sample in channels_last, the gradients of the gates' logits from the sums of tiles, and what
-   dx_tile takes. */
+/* Of a sample in channels_last, what slope_step and map_step make of a plane. */
 static void channel_slopes(const Spatial *f) {
     const Call *call = f->s.call;
     Shape d = call->d;
-    parallel_for(dots_step, f, tiles_in(d), call->threads);
+    int conv = call->net->conv != 0;
+    channel_gates(&f->s, &f->w);
+    parallel_for(conv ? map_tile : dots_step, f, tiles_in(d), call->threads);
     add_tiles(f->w.partial, d);
+    if (conv)
+        add_tiles(f->w.other, d);
     for (int64_t c = 0; c < d.C; c++) {
         int64_t p = f->s.n * d.C + c;
-        call->t[p] = f->w.partial[c] * gate_slope(code_of(call, p));
+        call->t[p] = (f->w.partial[c] + (conv ? call->t[p] : 0)) * gate_slope(code_of(call, p));
+        call->dtop[p] = conv ? f->w.other[c] : 0;
     }
 }
 
+/* What dx_tile adds to each channel, and to those that are the maximum. */
 static void channel_constants(const Spatial *f) {
     const Call *call = f->s.call;
     Shape d = call->d;
-    channel_gates(&f->s, &f->w);
-    for (int64_t c = 0; c < d.C; c++)
-        f->w.constant[c] = call->z[f->s.n * d.C + c] / (d.H * d.W);
+    for (int64_t c = 0; c < d.C; c++) {
+        int64_t p = f->s.n * d.C + c;
+        f->w.constant[c] = call->z[p] / (d.H * d.W);
+        if (!call->net->conv)
+            continue;
+        f->w.share[c] = call->dtop[p];
+        f->w.constant[c] += 0 * f->w.share[c];
+    }
 }
 
 static void backward_step(const void *of, int64_t n, int64_t thread) {
@@ -271,11 +321,11 @@ static void backward_step(const void *of, int64_t n, int64_t thread) {
     if (call->net->conv) {
         decode_gates(call, n, &f.w);
         f.m = map_gradients(&f.s, &f.w);
-        parallel_for(map_step, &f, call->d.C, call->threads);
-    } else if (d.last)
+    }
+    if (d.last)
         channel_slopes(&f);
     else
-        parallel_for(slope_step, &f, call->d.C, call->threads);
+        parallel_for(call->net->conv ? map_step : slope_step, &f, d.C, call->threads);
     mean_gradients(call, n);
     if (d.last)
         channel_constants(&f);

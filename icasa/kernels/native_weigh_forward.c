@@ -82,8 +82,7 @@ static void sums_step(const void *sample, int64_t tile, int64_t thread) {
     Work w = work_of(s);
     int64_t C = call->d.C, at = tile * C;
     Part part = tile_of(s, tile);
-    const float *x =
-        load_part(call->x, part.at, part.size * C, scratch_of(s, thread), call->d);
+    const float *x = load_part(call->x, part.at, part.size * C, scratch_of(s, thread), call->d);
     channel_sums(x, w.partial + at, part.size, C);
     if (call->top)
         channel_maxima(x, w.partial + at, (float *)(w.other + at), part.size, C);
@@ -138,25 +137,35 @@ VECTORISED static void gates(const Call *call, int64_t n) {
         save_gate(call, n * C + c, t[c]);
 }
 
+/* Channel c of a tile: of `planes`, which has all of its channels, or where this is null of x. */
+INLINE const float *tile_channel(const Sample *s, Part part, int64_t c, const float *planes,
+                                 float *scratch) {
+    Shape d = s->call->d;
+    int64_t at = (s->n * d.C + c) * d.H * d.W + part.first;
+    return planes ? planes + c * part.size : load_part(s->call->x, at, part.size, scratch, d);
+}
+
 /* The maps of the maximum and of the sum over channels, in a tile. */
 static void maps_step(const void *sample, int64_t tile, int64_t thread) {
     const Sample *s = sample;
     Shape d = s->call->d;
     Work w = work_of(s);
     Part part = tile_of(s, tile);
-    int64_t all = d.H * d.W, at = part.first, size = part.size, nan = 0;
-    float *scratch = scratch_of(s, thread);
+    int64_t at = part.first, size = part.size, nan = 0;
+    float *scratch = scratch_of(s, thread), *planes = d.last ? scratch + size * d.C : 0;
+    if (d.last)
+        icasa_transpose_tile(load_part(s->call->x, part.at, size * d.C, scratch, d), planes, size,
+                             d.C);
     for (int64_t c = 0; c < d.C; c++) {
-        int64_t p = s->n * d.C + c;
-        const float *x = load_part(s->call->x, p * all + at, size, scratch, d);
-        add_channel(x, plane_gate(s->call, p), c, w.max + at, w.sum + at, w.index + at, size);
+        const float *x = tile_channel(s, part, c, planes, scratch);
+        double gate = plane_gate(s->call, s->n * d.C + c);
+        add_channel(x, gate, c, w.max + at, w.sum + at, w.index + at, size);
     }
     for (int64_t i = at; i < at + size; i++)
         nan |= w.sum[i] != w.sum[i];
     for (int64_t c = 0; nan && c < d.C; c++) {
-        int64_t p = s->n * d.C + c;
-        const float *x = load_part(s->call->x, p * all + at, size, scratch, d);
-        add_nan(x, plane_gate(s->call, p), w.max + at, w.index + at, size);
+        const float *x = tile_channel(s, part, c, planes, scratch);
+        add_nan(x, plane_gate(s->call, s->n * d.C + c), w.max + at, w.index + at, size);
     }
 }
 
@@ -247,7 +256,10 @@ static void gate_tile(const void *sample, int64_t tile, int64_t thread) {
     int64_t C = call->d.C, size = part.size * C;
     float *scratch = scratch_of(s, thread), *out = output_plane(call->y, part.at, scratch, call->d);
     const float *x = load_part(call->x, part.at, size, scratch + size, call->d);
-    scale_channels(x, out, w.factor, 0, part.size, C);
+    if (call->net->conv)
+        scale_both(x, out, w.factor, w.weight + part.first, part.size, C);
+    else
+        scale_channels(x, out, w.factor, 0, part.size, C);
     store_part(call->y, part.at, size, out, call->d);
 }
 

@@ -12,13 +12,12 @@ from tests.kernels import law
 from tests.kernels.test_exact import LOUDEST, put_in
 from tests.kernels.test_layers import OPTIONS, insist, outcome
 from tests.kernels.test_range import PLACES
-from tests.kernels.test_weigh import backward
+from tests.kernels.test_weigh import backward, ties
 from tests.strategies import SEEDS, lay_out, randomise, seeded
 
-CLASSES = (icasa.SE, icasa.ECA)
+CLASSES = (icasa.SE, icasa.ECA, icasa.CBAM)
 every_class = pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)
-MODES = ("eval", "train", "frozen")
-each_mode = pytest.mark.parametrize("mode", MODES)
+each_mode = pytest.mark.parametrize("mode", ["eval", "train", "frozen"])
 each_dtype = pytest.mark.parametrize("dtype", LOUDEST, ids=str)
 LAST = torch.channels_last
 
@@ -175,16 +174,39 @@ def test_is_read_as_it_lies_with_enough_channels(cls, channels, monkeypatch):
         assert result["dx"].is_contiguous(memory_format=LAST)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("kind", ["relu", "pairs", "ones", "zeros"])
+@pytest.mark.parametrize("training", [True, False])
+def test_equal_maxima_share_their_gradient_as_in_plain_torch(kind, training, dtype):
+    layer = randomise(icasa.CBAM(16, kernel_size=3, dtype=dtype), 3).train(training)
+    with torch.no_grad():  # channels that are equal have equal gates
+        layer.excite.weight[1::2] = layer.excite.weight[::2]
+        layer.excite.bias[1::2] = layer.excite.bias[::2]
+    x, g = (torch.randn(3, 16, 5, 6, generator=seeded(k)) for k in range(2))
+    x, g = lay_out_last(ties(x)[kind].to(dtype), g.to(dtype))
+    exact = outcome(insist(layer, False).double(), x.double(), g.double())
+    slack = {torch.float32: 1e-5, torch.bfloat16: 1e-2}[dtype]
+    for name, got in outcome(insist(layer, True), x, g).items():
+        want = exact[name].to(got.dtype)
+        torch.testing.assert_close(got, want, rtol=slack, atol=slack, msg=name)
+
+
+CASES = [("SE", False), ("ECA", False), ("CBAM", False), ("CBAM", True)]
+
+
 @pytest.mark.parametrize("channels", [3, 20])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-@every_class
-def test_the_operators_pass_opcheck_and_return_channels_last(cls, dtype, channels):
-    layer, draws = cls(channels, dtype=dtype), iter(range(9))
-    net = [
-        torch.randn(p.shape, generator=seeded(next(draws)), dtype=dtype) for p in layer.parameters()
-    ]
+@pytest.mark.parametrize(("name", "training"), CASES)
+def test_the_operators_pass_opcheck_and_return_channels_last(name, training, dtype, channels):
+    layer = randomise(getattr(icasa, name)(channels, dtype=dtype))
+    parts = [layer.conv] if name == "ECA" else [layer.squeeze, layer.excite]
+    net, spatial = [p.detach() for part in parts for p in part.parameters()], []
+    if name == "CBAM":
+        norm = layer.norm
+        spatial = [layer.conv.weight.detach(), *(p.detach() for p in norm.parameters())]
+        spatial += [norm.running_mean, norm.running_var]
     x = torch.randn(2, channels, 3, 5, generator=seeded(9), dtype=dtype)
-    forward = lay_out(x, "channels_last"), net, [], 0.0, False
+    forward = lay_out(x, "channels_last"), net, spatial, 1e-5, training
     torch.library.opcheck(OPS.weigh.default, forward[:-1])
     torch.library.opcheck(OPS.weigh_forward.default, forward)
     g, *rest = backward(*forward)
