@@ -63,7 +63,7 @@ def weigh(
     """Return x weighed plane by plane, and of CBAM by position, as `attend` returns it.
 
     Args:
-        x: the layer's input on the CPU; one that is not contiguous is copied.
+        x: the layer's input on the CPU; one that is neither contiguous nor channels_last is copied.
         net: parameters of the gates of planes, in the order of `ops`.
         spatial: of CBAM, parameters and running statistics of the gates of positions.
         eps: of the BatchNorm.

@@ -100,7 +100,7 @@ class _Weigh(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, *tensors = ctx.saved_tensors
         net, spatial, saved = _cut(tensors, ctx.counts)
-        g = _copy(grads[0], format_of(x))
+        g = grads[0]  # in any memory format
         dx, dnet, dspatial = operators(g).weigh_backward(g, x, saved, net, spatial, *ctx.options)
         gradients = [p.to(dtype) for p, dtype in zip((*dnet, *dspatial), ctx.dtypes, strict=True)]
         return dx, None, None, *gradients, *[None] * ctx.running

@@ -16,7 +16,6 @@ from icasa.kernels.sizes import check_like, format_of
 INTERFACE = 7  # as the C has it: to be raised with every change of a function's arguments
 PARALLEL = 1 << 15  # elements below which a second thread costs more than it saves
 LARGE = 1 << 19  # elements from which PyTorch's own SE is near the floor of memory
-FEWEST = 16  # channels from which reading channels_last as it lies beats copies
 WIDEST = 64  # most channels M and taps k, as native.h has it
 TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 
@@ -177,13 +176,6 @@ def _shape(x: Tensor, groups: int) -> bytes:
     return SHAPE.pack(*x.shape, groups, TYPES[x.dtype], threads, last)
 
 
-def _as_read(x: Tensor) -> Tensor:
-    """Return x, or a contiguous copy of it where the C does not read its memory format."""
-    if format_of(x) == torch.channels_last and x.shape[1] >= FEWEST:
-        return x
-    return copy(x, torch.contiguous_format)
-
-
 def _pack(
     ica: Sequence[Tensor | None],
     sa: Sequence[Tensor | None],
@@ -306,12 +298,12 @@ def _weigh(
     training: bool,
 ) -> Tensor:
     """Return y of both forward operators, as `_attend` does."""
-    given, x = x, _as_read(x)
+    x = copy(x, format_of(x))
     y = torch.empty_like(x)
     packed, _held = _pack_net(net, spatial, eps, training)
     maps = _addresses((x, y, saved, statistics))
     _check_memory(LIBRARY.icasa_weigh(*maps, packed, _shape(x, 0)))
-    return copy(y, format_of(given))
+    return y
 
 
 def weigh(x: Tensor, *layer: Any) -> Tensor:
@@ -338,11 +330,10 @@ def weigh_backward(
     """Return the gradients of `weigh_forward`; see `ops`."""
     vector, like = saved[0], empty_gates(x, net, spatial, False)[0]
     check_like("saved", vector, like, like.shape)
-    given, x = x, _as_read(x)
-    g, vector = copy(g, format_of(x)), vector.contiguous()
+    g, x, vector = copy(g, format_of(x)), copy(x, format_of(x)), vector.contiguous()
     dx, gradients = torch.empty_like(x), empty_net(x, net, spatial)
     packed, _held = _pack_net(net if len(net) == 1 else _spaced(net), spatial, *options)
     grads, _ = _pack_net(*gradients, *options)
     maps = _addresses((g, x, dx, vector))
     _check_memory(LIBRARY.icasa_weigh_backward(*maps, packed, grads, _shape(x, 0)))
-    return copy(dx, format_of(given)), *gradients
+    return dx, *gradients

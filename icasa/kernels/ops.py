@@ -40,7 +40,8 @@ The second family is on the CPU alone:
     then weight, bias, running mean and running variance (1) of the BatchNorm. With it
     u = x sigmoid(net(mean of x) + net(max of x)) and, of u over the channels,
     y = u sigmoid(BN(conv([max, mean]))), else y = u. Equal maxima share their gradient, as they do
-    in `torch.amax`. y has the type of x and is contiguous.
+    in `torch.amax`. y has the type and the memory format of x: channels_last, else contiguous. So
+    has dx below.
 
 ``weigh_forward(x, net, spatial, eps, training) -> (y, saved, statistics)``
     The same, with training and statistics (2, 1) as in `attend_forward`. saved is for the backward,
