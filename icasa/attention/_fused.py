@@ -16,7 +16,7 @@ from torch.nn.modules import module as modules
 
 from icasa import kernels
 from icasa._check import check_one_of
-from icasa.attention._operands import Operands, PlaneOperands, Refusal, gather
+from icasa.attention._operands import Operands, PlaneOperands, Refusal, gather, hidden_units
 
 # PyTorch has no public name for this. A version without it has no transforms active.
 _transforms = getattr(torch._C, "_are_functorch_transforms_active", bool)
@@ -42,7 +42,7 @@ def run_kernel(layer: Any, x: Tensor, lengths: Tensor | None) -> Tensor | None:
     Raises:
         ValueError: if the layer was built with ``fused=True`` and a kernel may not stand in for it.
     """
-    if layer.fused is False or (layer.fused is None and not _is_worthwhile(x)):
+    if layer.fused is False or (layer.fused is None and not _is_worthwhile(layer, x)):
         return None
     found = _refuse_input(x, lengths) or gather(layer)
     if not isinstance(found, Refusal):
@@ -54,7 +54,7 @@ def run_kernel(layer: Any, x: Tensor, lengths: Tensor | None) -> Tensor | None:
                 f"got {found.got}; {found.hint}, or use fused=None"
             )
         return None
-    if layer.fused is None and not _is_faster(x, found):
+    if layer.fused is None and isinstance(found, Operands) and not kernels.is_faster(x, found.ica):
         return None
     operands: list[Any]
     *operands, norm = found  # not a slice, which older Dynamo does not trace
@@ -66,21 +66,17 @@ def run_kernel(layer: Any, x: Tensor, lengths: Tensor | None) -> Tensor | None:
     return y
 
 
-def _is_worthwhile(x: Tensor) -> bool:
-    """Whether ``fused=None`` looks for a kernel for x."""
+def _is_worthwhile(layer: Any, x: Tensor) -> bool:
+    """Whether ``fused=None`` looks for a kernel for x; in this order, as most calls come here."""
     if type(x) not in PLAIN or kernels.is_exporting() or torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
         return False
     # What watches PyTorch's operators, as a counter of FLOPs does, is shown these.
     if not torch.compiler.is_compiling() and kernels.dispatch_modes():
         return False
-    return kernels.is_faster(x)
-
-
-def _is_faster(x: Tensor, found: Operands | PlaneOperands) -> bool:
-    """Whether a kernel that computes x is faster than PyTorch's operators."""
-    if isinstance(found, Operands):
-        return kernels.is_faster(x, found.ica)
-    return bool(found.spatial) or kernels.net_is_faster(x, found.net, torch.is_grad_enabled())
+    if not kernels.is_faster(x):
+        return False
+    units = hidden_units(layer)
+    return not units or kernels.net_is_faster(x, units, torch.is_grad_enabled())
 
 
 def _refuse_input(x: Tensor, lengths: Tensor | None) -> Refusal | None:

@@ -78,6 +78,13 @@ def gather(layer: Any) -> Operands | PlaneOperands | Refusal:
     return OPERANDS[own.__name__](layer)
 
 
+def hidden_units(layer: Any) -> int:
+    """Return those of SE, whose number decides whether a kernel pays; 0 of any other layer."""
+    modules = layer._modules
+    squeeze = None if "conv" in modules else modules.get("squeeze")
+    return getattr(squeeze, "out_features", 0)
+
+
 def _refuse_part(name: str, module: Any, *classes: type | str) -> Refusal | None:
     """Say that the module ``name`` is of none of the classes, or must be called for its hooks."""
     kind = type(module)

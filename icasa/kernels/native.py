@@ -95,19 +95,18 @@ def copy(x: Tensor, memory_format: torch.memory_format) -> Tensor:
     return y
 
 
-def net_is_faster(x: Tensor, net: Sequence[Tensor], needs_grad: bool) -> bool:
-    """Whether the C weighs planes like those of x faster than PyTorch's operators, if it serves.
+def net_is_faster(x: Tensor, units: int, needs_grad: bool) -> bool:
+    """Whether the C computes an SE of some hidden units faster than PyTorch, if it serves x.
 
-    PyTorch multiplies the hidden units of all samples at once, in float32. This wins in a large map
-    where a plane is small beside their number, and in evaluation in every large map. A map in
-    channels_last is left to PyTorch: these layers cost less than the copies to planes and back.
+    PyTorch multiplies the units of all samples at once, in float32. This wins in a large map where
+    a plane is small beside their number, and of contiguous maps in evaluation in every large one.
     """
-    if not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last):
-        return False
-    units = 0 if len(net) == 1 else net[0].shape[0]
-    if units and not needs_grad and x.numel() >= LARGE:
-        return False
-    return x.numel() < PARALLEL or units * (1 if needs_grad else 16) <= x.shape[2] * x.shape[3]
+    if x.numel() < PARALLEL:
+        return True
+    positions = x.shape[2] * x.shape[3]
+    if needs_grad or not x.is_contiguous():
+        return units <= positions
+    return x.numel() < LARGE and 16 * units <= positions
 
 
 def empty_saved(

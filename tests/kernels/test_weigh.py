@@ -9,12 +9,13 @@ import pytest
 import torch
 
 import icasa
+from icasa.attention import _fused
 from icasa.kernels import native, reference
 from icasa.kernels.ops import ON_CPU, OPS
 from tests.kernels.test_attend import operators
 from tests.kernels.test_layers import insist, outcome
 from tests.kernels.test_ops import draw, each_dtype, flat, strided
-from tests.strategies import randomise, seeded
+from tests.strategies import lay_out, randomise, seeded
 
 SE = [(3, 12), (3,), (12, 3), (12,)]
 PARAMETERS = {  # of the net, and of CBAM's convolution and norm
@@ -136,21 +137,37 @@ def test_what_is_not_finite_in_one_channel_is_seen_by_the_maps(value, kernel_siz
 
 
 @pytest.mark.parametrize(
-    ("shape", "needs_grad", "served"),
+    ("shape", "layout", "needs_grad", "served"),
     [
-        ((1, 64, 3, 3), False, True),  # small
-        ((64, 64, 3, 3), True, False),
-        ((9, 64, 8, 8), True, True),
-        ((9, 64, 8, 8), False, False),
-        ((9, 64, 16, 16), False, True),
+        ((1, 64, 3, 3), "contiguous", False, True),  # small
+        ((64, 64, 3, 3), "contiguous", True, False),
+        ((64, 64, 3, 3), "channels_last", True, False),
+        ((64, 64, 3, 3), "channels_last", False, False),
+        ((9, 64, 8, 8), "contiguous", True, True),
+        ((9, 64, 8, 8), "contiguous", False, False),
+        ((9, 64, 8, 8), "channels_last", False, True),
+        ((9, 64, 16, 16), "contiguous", False, True),
+        ((9, 64, 40, 40), "contiguous", False, False),
+        ((9, 64, 40, 40), "channels_last", False, True),
     ],
 )
 def test_many_hidden_units_are_left_to_pytorch_where_planes_are_small(
-    shape, needs_grad, served, c_library
+    shape, layout, needs_grad, served, c_library
 ):
-    layer = icasa.SE(64, reduction=4)
+    layer, x = icasa.SE(64, reduction=4), lay_out(torch.randn(shape), layout)
     with torch.set_grad_enabled(needs_grad):
-        assert bool(operators(layer, torch.randn(shape))) == served
+        assert bool(operators(layer, x)) == served
+
+
+def test_a_map_left_to_pytorch_is_refused_before_the_layer_is_looked_at(monkeypatch, c_library):
+    def gather(layer):
+        raise AssertionError("the layer was looked at")
+
+    monkeypatch.setattr(_fused, "gather", gather)
+    layer = icasa.SE(64, reduction=4)
+    layer(torch.randn(64, 64, 3, 3))
+    with pytest.raises(AssertionError, match="looked at"):
+        layer(torch.randn(1, 64, 3, 3))
 
 
 # Run in a process of its own, which a write beyond its memory may end.
