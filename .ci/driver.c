@@ -127,17 +127,17 @@ static Net net(int layer, int training) {
     return made;
 }
 
-static void run_planes(int layer, int type, int training, int threads, int64_t N, int64_t H,
-                       int64_t W) {
-    Shape d = {N, C, H, W, 0, type, threads};
+static void run_planes(int layer, int type, int training, int threads, int last, int64_t N,
+                       int64_t H, int64_t W) {
+    Shape d = {N, C, H, W, 0, type, threads, last};
     Net made = net(layer, training), grads = net(layer, training), evaluation = made;
     int64_t size = N * C * H * W;
     void *x = as_type(random_floats(size, -1, 3), size, type);
     void *g = as_type(random_floats(size, -1, 1), size, type);
     void *y = random_floats(size, 0, 0), *dx = random_floats(size, 0, 0);
     float *saved = random_floats(MOST, 0, 0), *statistics = random_floats(2, 0, 0);
-    printf("# planes %d type %d training %d threads %d N %d H %d W %d\n", layer, type, training,
-           threads, (int)N, (int)H, (int)W);
+    printf("# planes %d type %d training %d threads %d last %d N %d H %d W %d\n", layer, type,
+           training, threads, last, (int)N, (int)H, (int)W);
     evaluation.training = 0;
     if (!icasa_weigh(x, y, 0, 0, &evaluation, &d))
         exit(1);
@@ -171,9 +171,10 @@ int main(void) {
     for (int layer = OF_SE; layer <= OF_CBAM; layer++)
         for (int type = FLOAT32; type <= FLOAT16; type++)
             for (int training = 0; training < (layer == OF_CBAM ? 2 : 1); training++)
-                for (int threads = 1; threads < 4; threads += 2) {
-                    run_planes(layer, type, training, threads, 13, 7, 5);
-                    run_planes(layer, type, training, threads, 1, 39, 43);
-                }
+                for (int threads = 1; threads < 4; threads += 2)
+                    for (int last = 0; last < 2; last++) {
+                        run_planes(layer, type, training, threads, last, 13, 7, 5);
+                        run_planes(layer, type, training, threads, last, 1, 39, 43);
+                    }
     return 0;
 }
