@@ -8,16 +8,18 @@
 #include "native.h"
 #include "native_maps.h"
 
-enum { TILE_ELEMENTS = 1 << 14 }; /* of a tile of positions, about */
+enum { LINE = 16, TILE_ELEMENTS = 1 << 14 }; /* elements of a cache line, and about of a tile */
 
 void icasa_transpose_tile(const float *, float *, int64_t, int64_t); /* of native_transpose.c */
 
-/* Sums of x over some positions, by channel. */
+/* Sums of x over some positions, by channel: of four in float32, as plane_sum has them. */
 UNUSED VECTORISED static void channel_sums(const float *restrict x, double *restrict sums,
                                            int64_t positions, int64_t C) {
     int64_t i = 0;
     memset(sums, 0, C * sizeof(double));
     for (; i + ROWS <= positions; i += ROWS, x += ROWS * C) {
+        for (int64_t c = 0; c < ROWS * C; c += LINE) /* as four rows in turn look like no stream */
+            __builtin_prefetch(x + ROWS * C + c);
         LANES
         for (int64_t c = 0; c < C; c++)
             sums[c] += (x[c] + x[C + c]) + (x[2 * C + c] + x[3 * C + c]);
@@ -59,13 +61,10 @@ UNUSED VECTORISED static void channel_dots(const float *restrict g, const float 
                                            double *restrict sums, int64_t positions, int64_t C) {
     int64_t i = 0;
     memset(sums, 0, C * sizeof(double));
-    for (; i + ROWS <= positions; i += ROWS, g += ROWS * C, x += ROWS * C) {
+    for (; i + 2 <= positions; i += 2, g += 2 * C, x += 2 * C) {
         LANES
-        for (int64_t c = 0; c < C; c++) {
-            double a = (double)g[c] * x[c] + (double)g[C + c] * x[C + c];
-            double b = (double)g[2 * C + c] * x[2 * C + c] + (double)g[3 * C + c] * x[3 * C + c];
-            sums[c] += a + b;
-        }
+        for (int64_t c = 0; c < C; c++)
+            sums[c] += (double)g[c] * x[c] + (double)g[C + c] * x[C + c];
     }
     for (; i < positions; i++, g += C, x += C) {
         LANES

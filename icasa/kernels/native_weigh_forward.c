@@ -4,13 +4,18 @@
 
 /* Sum of a plane, of four elements in float32 and of these in float64: conversions cost more. */
 VECTORISED static double plane_sum(const float *x, int64_t size) {
-    int64_t part = size / 4;
-    double total = 0;
+    double total = 0, sums[TILE] = {0};
+    int64_t i = 0;
+    for (; i + 4 * TILE <= size; i += 4 * TILE) {
+        LANES
+        for (int64_t j = i; j < i + TILE; j++)
+            sums[j - i] += (x[j] + x[j + TILE]) + (x[j + 2 * TILE] + x[j + 3 * TILE]);
+    }
     SUM(total)
-    for (int64_t i = 0; i < part; i++)
-        total += (x[i] + x[part + i]) + (x[2 * part + i] + x[3 * part + i]);
-    for (int64_t i = 4 * part; i < size; i++)
-        total += x[i];
+    for (int64_t j = i; j < size; j++)
+        total += x[j];
+    for (int64_t j = 0; j < TILE; j++)
+        total += sums[j];
     return total;
 }
 
