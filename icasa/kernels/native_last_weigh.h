@@ -33,10 +33,10 @@ UNUSED VECTORISED static void channel_sums(const float *restrict x, double *rest
 
 INLINE float greater(float a, float b) { return a > b ? a : b; }
 
-/* Likewise the maxima; `sums` are there, as a NaN is its channel's maximum. */
-UNUSED VECTORISED static void channel_maxima(const float *restrict x, const double *restrict sums,
-                                             float *restrict top, int64_t positions, int64_t C) {
-    int64_t i = 0, nan = 0;
+/* Likewise the maxima but for NaN, which reaches every gate of its sample by the sums. */
+UNUSED VECTORISED static void channel_maxima(const float *restrict x, float *restrict top,
+                                             int64_t positions, int64_t C) {
+    int64_t i = 0;
     memcpy(top, x, C * sizeof(float));
     for (const float *of = x; i + ROWS <= positions; i += ROWS, of += ROWS * C) {
         LANES
@@ -50,10 +50,6 @@ UNUSED VECTORISED static void channel_maxima(const float *restrict x, const doub
         for (int64_t c = 0; c < C; c++)
             top[c] = greater(x[i * C + c], top[c]);
     }
-    for (int64_t c = 0; c < C; c++)
-        nan |= sums[c] != sums[c];
-    for (int64_t j = 0; nan && j < positions * C; j++)
-        top[j % C] = x[j] != x[j] ? x[j] : top[j % C];
 }
 
 /* Sums of g * x, by channel. */

@@ -90,7 +90,7 @@ static void sums_step(const void *sample, int64_t tile, int64_t thread) {
     const float *x = load_part(call->x, part.at, part.size * C, scratch_of(s, thread), call->d);
     channel_sums(x, w.partial + at, part.size, C);
     if (call->top)
-        channel_maxima(x, w.partial + at, (float *)(w.other + at), part.size, C);
+        channel_maxima(x, (float *)(w.other + at), part.size, C);
 }
 
 /* The means of a sample in channels_last, and the maxima. */
@@ -106,7 +106,7 @@ static void channel_means(const Sample *s) {
         const float *of = (const float *)(w.other + tile * d.C);
         float *top = call->top + s->n * d.C;
         for (int64_t c = 0; c < d.C; c++)
-            top[c] = tile && !(of[c] > top[c]) && of[c] == of[c] ? top[c] : of[c];
+            top[c] = tile ? greater(of[c], top[c]) : of[c];
     }
 }
 
