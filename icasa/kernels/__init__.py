@@ -16,7 +16,7 @@ from icasa.kernels import autograd, native, triton
 from icasa.kernels.native import is_faster as is_faster
 from icasa.kernels.native import net_is_faster as net_is_faster
 from icasa.kernels.ops import dispatch_modes as dispatch_modes
-from icasa.kernels.ops import operators
+from icasa.kernels.ops import keeps_format, operators
 
 TYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 DEVICES = ("cpu", "cuda") if triton.is_installed() else ("cpu",)
@@ -45,15 +45,15 @@ def attend(
     """
     if x.is_cuda:
         from icasa.kernels.triton import ops  # noqa: F401 (registers, and is slow to import)
-    contiguous = x if x.is_contiguous() else autograd.contiguous(x)
-    statistics = None
+    given, statistics = x, None
+    x = x if x.is_contiguous() or keeps_format(x) else autograd.contiguous(x)
     if torch.is_grad_enabled() and not is_exporting():
-        y, statistics = autograd.attend(contiguous, ica, sa, beta, options)
+        y, statistics = autograd.attend(x, ica, sa, beta, options)
     elif options[-1]:
-        y, _, statistics = operators(x).attend_forward(contiguous, ica, sa, beta, *options)
+        y, _, statistics = operators(x).attend_forward(x, ica, sa, beta, *options)
     else:
-        y = operators(x).attend(contiguous, ica, sa, beta, *options[:-1])
-    return y if contiguous is x else autograd.match_memory_format(y, x), statistics
+        y = operators(x).attend(x, ica, sa, beta, *options[:-1])
+    return y if x is given else autograd.match_memory_format(y, given), statistics
 
 
 def weigh(

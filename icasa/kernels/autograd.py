@@ -10,6 +10,7 @@ from torch import Tensor
 
 from icasa.kernels import native
 from icasa.kernels.ops import OPS, operators
+from icasa.kernels.sizes import format_of
 
 
 def _once(backward: Callable[..., Any]) -> Callable[..., Any]:
@@ -51,7 +52,7 @@ class _Attend(torch.autograd.Function):
         weights = [count - count // 2 for count in ctx.counts]  # every second tensor
         ica, sa, beta, saved = _cut(tensors, weights)
         layer = saved, ica, sa, beta[0] if beta else None
-        g = _copy(grads[0], torch.contiguous_format)
+        g = _copy(grads[0], format_of(x))
         dx, dica, dsa, dbeta = operators(g).attend_backward(g, x, *layer, *ctx.options)
         pairs = zip([*dica, *dsa, *[dbeta] * len(beta)], ctx.dtypes, strict=True)
         gradients = [p if p.dtype is dtype else p.to(dtype) for p, dtype in pairs]
@@ -118,7 +119,7 @@ class _Copy(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, memory_format: torch.memory_format) -> Tensor:
-        ctx.format = _memory_format(x)
+        ctx.format = format_of(x)
         return _copy(x, memory_format)
 
     @staticmethod
@@ -142,10 +143,4 @@ def contiguous(x: Tensor) -> Tensor:
 
 def match_memory_format(y: Tensor, x: Tensor) -> Tensor:
     """Return y, which is contiguous, in the memory format of x."""
-    return _Copy.apply(y, _memory_format(x))  # type: ignore[no-any-return, no-untyped-call]
-
-
-def _memory_format(x: Tensor) -> torch.memory_format:
-    """Return channels_last for a map in that format and not also contiguous."""
-    last = not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
-    return torch.channels_last if last else torch.contiguous_format
+    return _Copy.apply(y, format_of(x))  # type: ignore[no-any-return, no-untyped-call]

@@ -36,6 +36,11 @@
 #define LANES _Pragma("omp simd")
 #define PRAGMA(text) _Pragma(#text)
 #define SUM(...) PRAGMA(omp simd reduction(+ : __VA_ARGS__))
+#if defined(__clang__) || __GNUC__ >= 12
+#define MIX(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define MIX(a, b, ...) __builtin_shuffle(a, b, (__typeof__(a)){__VA_ARGS__})
+#endif
 #define BLOCK 256 /* elements, or rows, that are summed in float32 */
 
 /* Positions, channels and rows of a product at a time; the largest M and K. */
@@ -82,10 +87,12 @@ static void parallel_for(Step *step, const void *call, int64_t count, int thread
             step(call, i, 0);
 }
 
-/* A map, the type of its elements, and how many threads are to work on it. */
+/* A map, the type of its elements, how many threads are to work on it, and whether it is in
+   channels_last. */
 typedef struct {
     int64_t N, C, H, W, groups;
     int32_t type, threads;
+    int64_t last;
 } Shape;
 
 /* The tensors of a layer in the order of ops.py; the pointer to one that it has not is null. */

@@ -11,16 +11,17 @@ import torch
 from torch import Tensor
 
 from icasa.kernels.reference import statistics_dtype
-from icasa.kernels.sizes import check_like
+from icasa.kernels.sizes import check_like, format_of
 
-INTERFACE = 6  # as the C has it: to be raised with every change of a function's arguments
+INTERFACE = 7  # as the C has it: to be raised with every change of a function's arguments
 PARALLEL = 1 << 15  # elements below which a second thread costs more than it saves
 LARGE = 1 << 19  # elements from which PyTorch's own SE is near the floor of memory
+FEWEST = 16  # channels from which reading channels_last as it lies beats copies
 WIDEST = 64  # most channels M and taps k, as native.h has it
 TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 
 # The structures of native.h: packing one takes a tenth of the time of ctypes.
-SHAPE, PARAMETERS, LAYER = Struct("5q2i"), Struct("19P"), Struct("19P3q2f2i")
+SHAPE, PARAMETERS, LAYER = Struct("5q2iq"), Struct("19P"), Struct("19P3q2f2i")
 NET = Struct("10P4qf4x")
 
 
@@ -82,7 +83,9 @@ def is_faster(x: Tensor, ica: Sequence[Tensor] = ()) -> bool:
 
 
 def copy(x: Tensor, memory_format: torch.memory_format) -> Tensor:
-    """Return a copy of x in a memory format; torch's own takes up to five times as long."""
+    """Return x in a memory format, copied if need be; torch takes up to five times as long."""
+    if x.is_contiguous(memory_format=memory_format):
+        return x
     last, to_contiguous = torch.channels_last, memory_format == torch.contiguous_format
     if not serves(x) or not x.is_contiguous(
         memory_format=last if to_contiguous else torch.contiguous_format
@@ -170,7 +173,15 @@ def _addresses(tensors: Sequence[Tensor | None]) -> list[int]:
 
 def _shape(x: Tensor, groups: int) -> bytes:
     threads = torch.get_num_threads() if x.numel() >= PARALLEL else 1
-    return SHAPE.pack(*x.shape, groups, TYPES[x.dtype], threads)
+    last = not x.is_contiguous()  # as a map here is in one format or the other
+    return SHAPE.pack(*x.shape, groups, TYPES[x.dtype], threads, last)
+
+
+def _as_read(x: Tensor) -> Tensor:
+    """Return x, or a contiguous copy of it where the C does not read its memory format."""
+    if format_of(x) == torch.channels_last and x.shape[1] >= FEWEST:
+        return x
+    return copy(x, torch.contiguous_format)
 
 
 def _pack(
@@ -222,12 +233,12 @@ def _attend(
     training: bool,
 ) -> Tensor:
     """Return y of both forward operators, and fill in the other outputs of the second."""
-    x = x.contiguous()
+    given, x = x, _as_read(x)
     y = torch.empty_like(x)
     layer, _held = _pack(ica, sa, beta, norm_eps, group_eps, shuffle, residual, training)
     maps = _addresses((x, y, saved, statistics))
     _check_memory(LIBRARY.icasa_attend(*maps, layer, _shape(x, groups)))
-    return y
+    return copy(y, format_of(given))
 
 
 def attend(x: Tensor, *layer: Any) -> Tensor:
@@ -258,15 +269,16 @@ def attend_backward(
     """Return the gradients of `attend_forward`; see `ops`."""
     vector, like = saved[0], empty_saved(x, ica, sa, False)[0]
     check_like("saved", vector, like, like.shape)
-    g, x, vector = g.contiguous(), x.contiguous(), vector.contiguous()
-    dx = torch.empty_like(x)
+    given = format_of(x)
+    g, x = copy(g, torch.contiguous_format), copy(x, torch.contiguous_format)
+    vector, dx = vector.contiguous(), torch.empty_like(x)
     gradients = empty_gradients(x, ica, sa, beta)
     dica, dsa, dbeta = gradients
     layer, _held = _pack(_spaced(ica), _spaced(sa), beta, norm_eps, group_eps, *options)
     out = PARAMETERS.pack(*_addresses(_in_order(dica, dsa, None if beta is None else dbeta)))
     maps = _addresses((g, x, dx, vector))
     _check_memory(LIBRARY.icasa_attend_backward(*maps, layer, out, _shape(x, groups)))
-    return dx, *gradients
+    return copy(dx, given), *gradients
 
 
 def _pack_net(

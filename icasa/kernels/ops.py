@@ -80,7 +80,7 @@ from torch import Tensor, nn
 from torch.autograd import profiler
 
 from icasa.kernels import native, reference, triton
-from icasa.kernels.sizes import check_layer, check_like, check_net
+from icasa.kernels.sizes import check_layer, check_like, check_net, format_of
 
 LAYER = (
     "Tensor[] ica, Tensor[] sa, Tensor? beta, float norm_eps, float group_eps, int groups, "
@@ -197,8 +197,16 @@ for _name in ("attend_backward", "weigh_backward"):
     torch.library.impl(f"icasa::{_name}", ("Batched", "FuncTorchBatched"))(_refuse_batch)
 
 
+def keeps_format(x: Tensor) -> bool:
+    """Whether the first family reads x in channels_last, and returns this format."""
+    return x.device.type != "cuda" and format_of(x) == torch.channels_last
+
+
 def _fake_attend(x: Tensor, *layer: Any) -> Tensor:
-    return torch.empty_like(x, memory_format=torch.contiguous_format)
+    last = keeps_format(x)
+    return torch.empty_like(
+        x, memory_format=torch.channels_last if last else torch.contiguous_format
+    )
 
 
 def _fake_forward(
@@ -224,20 +232,24 @@ torch.library.register_fake("icasa::attend_forward", _fake_forward)
 torch.library.register_fake("icasa::attend_backward", _fake_backward)
 
 
+def _fake_weigh(x: Tensor, *layer: Any) -> Tensor:
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
+
+
 def _fake_weigh_forward(
     x: Tensor, net: Sequence[Tensor], spatial: Sequence[Tensor], eps: float, training: bool
 ) -> tuple[Tensor, list[Tensor], Tensor]:
     vector, statistics = native.empty_gates(x, net, spatial, training)
     saved = [vector] if native.serves(x) else reference.withhold_net(net, spatial)
-    return _fake_attend(x), saved, statistics.to(reference.statistics_dtype(x.dtype))
+    return _fake_weigh(x), saved, statistics.to(reference.statistics_dtype(x.dtype))
 
 
 def _fake_weigh_backward(
     g: Tensor, x: Tensor, saved: Any, net: Any, spatial: Any, *options: Any
 ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-    return _fake_attend(x), *native.empty_net(x, net, spatial)
+    return _fake_weigh(x), *native.empty_net(x, net, spatial)
 
 
-torch.library.register_fake("icasa::weigh", _fake_attend)
+torch.library.register_fake("icasa::weigh", _fake_weigh)
 torch.library.register_fake("icasa::weigh_forward", _fake_weigh_forward)
 torch.library.register_fake("icasa::weigh_backward", _fake_weigh_backward)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import NoReturn
 
+import torch
 from torch import Tensor
 
 Shapes = list[tuple[int, ...]]
@@ -119,6 +120,12 @@ def check_net(
         refuse("training=True with a norm alone", "none", "give training=False")
     if wrong := [str(p.dtype) for p in (*net, *spatial) if not p.dtype.is_floating_point]:
         refuse("floating parameters", wrong, "convert the layer")
+
+
+def format_of(x: Tensor) -> torch.memory_format:
+    """Return channels_last for a map in that format and not also contiguous."""
+    last = not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
+    return torch.channels_last if last else torch.contiguous_format
 
 
 def check_like(name: str, got: Tensor, like: Tensor, shape: Sequence[int]) -> None:

@@ -166,7 +166,7 @@ def test_half_types_are_within_4e_3_in_c_and_round_no_more_than_eager(cls, dtype
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @every_class
-def test_another_layout_is_copied_and_given_back(cls, layout, backend):
+def test_another_layout_gives_the_same_in_its_memory_format(cls, layout, backend):
     x, g = (lay_out(t, layout) for t in numbers((2, 24, 5, 7), 0))
     layer = randomise(cls(24, fused=True))
     expected = torch.channels_last if layout == "channels_last" else torch.contiguous_format
@@ -176,7 +176,8 @@ def test_another_layout_is_copied_and_given_back(cls, layout, backend):
         y = layer(leaf)
         results.append((y, *torch.autograd.grad(y, leaf, g)))
     for mine, plain in zip(*results, strict=True):
-        assert torch.equal(mine, plain)
+        assert torch.equal(mine, plain) or layout == "channels_last"  # summed in another order
+        torch.testing.assert_close(mine, plain, rtol=1e-5, atol=1e-5)
         assert mine.is_contiguous(memory_format=expected)
 
 
