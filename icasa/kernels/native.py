@@ -269,16 +269,15 @@ def attend_backward(
     """Return the gradients of `attend_forward`; see `ops`."""
     vector, like = saved[0], empty_saved(x, ica, sa, False)[0]
     check_like("saved", vector, like, like.shape)
-    given = format_of(x)
-    g, x = copy(g, torch.contiguous_format), copy(x, torch.contiguous_format)
-    vector, dx = vector.contiguous(), torch.empty_like(x)
+    given, x = x, _as_read(x)
+    g, vector, dx = copy(g, format_of(x)), vector.contiguous(), torch.empty_like(x)
     gradients = empty_gradients(x, ica, sa, beta)
     dica, dsa, dbeta = gradients
     layer, _held = _pack(_spaced(ica), _spaced(sa), beta, norm_eps, group_eps, *options)
     out = PARAMETERS.pack(*_addresses(_in_order(dica, dsa, None if beta is None else dbeta)))
     maps = _addresses((g, x, dx, vector))
     _check_memory(LIBRARY.icasa_attend_backward(*maps, layer, out, _shape(x, groups)))
-    return copy(dx, given), *gradients
+    return copy(dx, format_of(given)), *gradients
 
 
 def _pack_net(

@@ -49,6 +49,20 @@ INLINE const float *load(const void *x, int64_t at, float *scratch, int64_t size
     return scratch;
 }
 
+/* Fetches the line of C channels at the same place of the next tile, while this one is computed. */
+INLINE void fetch(const float *line, Shape d) {
+    line += tile_width(d) * d.C;
+    for (int64_t c = 0; c < d.C; c += WIDE)
+        __builtin_prefetch(line + c, 0, 2);
+}
+
+/* Likewise a line that is to be written. */
+INLINE void fetch_to_write(float *line, Shape d) {
+    line += tile_width(d) * d.C;
+    for (int64_t c = 0; c < d.C; c += WIDE)
+        __builtin_prefetch(line + c, 1);
+}
+
 /* Copies the first `channels` of WIDE at `count` positions, which are C apart. */
 INLINE void pad_channels(const float *in, float *out, int64_t channels, int64_t count, int64_t C) {
     for (int64_t i = 0; i < count; i++, in += C, out += WIDE)

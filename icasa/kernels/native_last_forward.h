@@ -190,13 +190,16 @@ INLINE Lines lay_lines(const Layer *layer, const Saved *saved, float *memory, Ra
     return m;
 }
 
-/* Fills in the gates of the spatial half at `count` positions. */
-INLINE void gate_spatial(const float *x, Lines m, int64_t count, int64_t half, Shape d) {
+/* Fills in the gates of the spatial half at `count` positions; y is where they go in the end. */
+INLINE void gate_spatial(const float *x, float *y, Lines m, int64_t count, int64_t half,
+                         Shape d) {
     int64_t size = d.C / 2;
     for (int64_t t = 0; t < count; t++)
         gather_half(x + t * d.C + half, m.half + t * size, half, d.groups);
     for (int64_t t = 0; t < count; t++) {
         float *line = m.half + t * size;
+        fetch(x + t * d.C, d);
+        fetch_to_write(y + t * d.C, d);
         LANES
         for (int64_t k = 0; k < size; k++)
             line[k] = sigmoid((line[k] - m.mean[k]) * m.a[k] + m.b[k]) * m.rest;
@@ -249,11 +252,11 @@ VECTORISED static void mix_tile(const float *x, float *y, const Layer *layer, co
     if (d.groups) {
         int64_t half = d.C / (2 * d.groups);
         if (half == 4)
-            gate_spatial(x, *m, count, 4, d);
+            gate_spatial(x, y, *m, count, 4, d);
         else if (half == 8)
-            gate_spatial(x, *m, count, 8, d);
+            gate_spatial(x, y, *m, count, 8, d);
         else
-            gate_spatial(x, *m, count, half, d);
+            gate_spatial(x, y, *m, count, half, d);
     }
     if (!d.groups)
         gate_tile(x, y, 0, g_h, g_w, 1, 0, 0, count, d.C);
