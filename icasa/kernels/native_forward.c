@@ -68,15 +68,16 @@ INLINE void save_moments(double mean, double var, const Layer *layer, const Save
     saved->rstd[k] = 1 / sqrt(var + layer->group_eps);
 }
 
-/* Either of plane p, whose mean is s. */
-INLINE void plane_gates(const float *x, double s, const Layer *layer, const Saved *saved, int64_t p,
-                        Shape d) {
-    int64_t k = 0;
+/* Either of plane p, whose sum is `total` where the axes have needed it. */
+INLINE void plane_gates(const float *x, const double *total, const Layer *layer,
+                        const Saved *saved, int64_t p, Shape d) {
+    int64_t k = 0, size = d.H * d.W;
     if (half_of(d, p, &k) == CHANNEL) {
+        double s = (total ? *total : sum(x, size)) / size;
         save_gate(s, layer, saved, k, p % d.C % (d.C / (2 * d.groups)));
         return;
     }
-    double mean, var = moments(x, d.H * d.W, &mean);
+    double mean, var = moments(x, size, &mean);
     save_moments(mean, var, layer, saved, k);
 }
 
@@ -359,9 +360,9 @@ static void moments_step(const void *call, int64_t i, int64_t thread) {
     }
     const float *plane = load_plane(f->x, i * size, scratch, f->d);
     double *z = f->z ? f->z + i * (H + W) : 0;
-    double total = z ? sums(plane, z, z + H, H, W) : sum(plane, size);
+    double total = z ? sums(plane, z, z + H, H, W) : 0;
     if (f->layer->params.w1)
-        plane_gates(plane, total / size, f->layer, &f->saved, i, f->d);
+        plane_gates(plane, z ? &total : 0, f->layer, &f->saved, i, f->d);
 }
 
 static void means_step(const void *call, int64_t c, int64_t thread) {
