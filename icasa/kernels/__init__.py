@@ -34,7 +34,7 @@ def attend(
     """Return what a layer computes of x, differentiable once, in the memory format of x.
 
     Args:
-        x: the layer's input; one that is not contiguous is copied.
+        x: the layer's input; one that is neither contiguous nor channels_last is copied.
         ica: parameters and running statistics of ICA, in the order of `ops`, or none.
         sa: likewise of SA.
         beta: the weight of ICA, where there are both.
@@ -95,8 +95,8 @@ def backend(device: str = "cpu") -> str:
     - ``False``: PyTorch's operators. Choose it for second derivatives and batched gradients, which
       a kernel refuses.
 
-    A kernel copies an input that is not contiguous. The output of a channels_last input is in
-    channels_last.
+    On the CPU the kernel of CA, ICA, SA and ICASA reads channels_last directly. Any other input
+    that is not contiguous is copied. The output of a channels_last input is in channels_last.
 
     Args:
         device: "cpu" or "cuda".

@@ -1,7 +1,8 @@
 """The operators: their schemas, what each computes, and their outputs' shapes for tracing.
 
 One family serves ICA, CA, SA and ICASA, another SE, ECA and CBAM; `reference` computes both in
-plain PyTorch. A map x is (N, C, H, W), read as if it were contiguous; a size may be 0.
+plain PyTorch. A map x is (N, C, H, W), read as if it were contiguous; a size may be 0. The first
+family also reads channels_last on the CPU, and y and dx are then in this format, else contiguous.
 
 In the first family channels have two halves, as SA divides them into G groups: c with
 c % (C/G) < C/2G is of the channel half, the others of the spatial half; both are numbered
@@ -18,7 +19,7 @@ k = 0 .. C/2 - 1 in the order of c.
     bias. v = x sigmoid(W1 s + b1) in the channel half, x sigmoid(W2 GN(x) + b2) in the spatial
     half, Eq. 12-14; with ``shuffle`` source channel j * C/2 + k then goes to 2k + j.
     y = beta u + (1 - beta) v (Eq. 5), or the one branch that is given; + x if ``residual``. y has
-    the type of x and is contiguous.
+    the type of x.
 
 ``attend_forward(x, <as attend>, training) -> (y, saved, statistics)``
     `attend`, where with ``training`` the BatchNorm takes the batch's own mean and variance:

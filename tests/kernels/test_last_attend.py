@@ -148,5 +148,5 @@ def test_the_operators_pass_opcheck(parts, dtype, training, backend):
     torch.library.opcheck(OPS.attend.default, (x, *layer[:-1]))
     torch.library.opcheck(OPS.attend_forward.default, (x, *layer))
     g, *rest = test_ops.backward((x, *layer))
-    for given in (g, last(g)):
-        torch.library.opcheck(OPS.attend_backward.default, (given, *rest))
+    for gradient in (g, last(g)):
+        torch.library.opcheck(OPS.attend_backward.default, (gradient, *rest))
