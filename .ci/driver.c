@@ -69,8 +69,8 @@ static void *as_type(const float *from, int64_t size, int type) {
     return made;
 }
 
-static void run(int ica, int sa, int type, int training, int threads, int last, int64_t N, int64_t H,
-                int64_t W) {
+static void run(int ica, int sa, int type, int training, int threads, int last, int64_t N,
+                int64_t H, int64_t W) {
     Shape d = {N, C, H, W, sa ? GROUPS : 0, type, threads, last};
     Layer layer = {parameters(ica, sa), M, K, training, 1e-5f, 1e-5f, sa, ica};
     Parameters grads = parameters(ica, sa);

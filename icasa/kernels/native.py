@@ -16,7 +16,6 @@ from icasa.kernels.sizes import check_like, format_of
 INTERFACE = 7  # as the C has it: to be raised with every change of a function's arguments
 PARALLEL = 1 << 15  # elements below which a second thread costs more than it saves
 LARGE = 1 << 19  # elements from which PyTorch's own SE is near the floor of memory
-FEWEST = 16  # channels from which reading channels_last as it lies beats copies
 WIDEST = 64  # most channels M and taps k, as native.h has it
 TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 
@@ -177,9 +176,17 @@ def _shape(x: Tensor, groups: int) -> bytes:
     return SHAPE.pack(*x.shape, groups, TYPES[x.dtype], threads, last)
 
 
-def _as_read(x: Tensor) -> Tensor:
+def reads_last(channels: int, groups: int) -> bool:
+    """Whether reading channels_last directly is faster than a copy: not where vectors stay short.
+
+    With groups, the halves of all groups are computed as one, of which each brings its own run.
+    """
+    return channels >= (max(32, 8 * groups) if groups else 16)
+
+
+def _as_read(x: Tensor, groups: int) -> Tensor:
     """Return x, or a contiguous copy of it where the C does not read its memory format."""
-    if format_of(x) == torch.channels_last and x.shape[1] >= FEWEST:
+    if format_of(x) == torch.channels_last and reads_last(x.shape[1], groups):
         return x
     return copy(x, torch.contiguous_format)
 
@@ -233,7 +240,7 @@ def _attend(
     training: bool,
 ) -> Tensor:
     """Return y of both forward operators, and fill in the other outputs of the second."""
-    given, x = x, _as_read(x)
+    given, x = x, _as_read(x, groups)
     y = torch.empty_like(x)
     layer, _held = _pack(ica, sa, beta, norm_eps, group_eps, shuffle, residual, training)
     maps = _addresses((x, y, saved, statistics))
@@ -269,7 +276,7 @@ def attend_backward(
     """Return the gradients of `attend_forward`; see `ops`."""
     vector, like = saved[0], empty_saved(x, ica, sa, False)[0]
     check_like("saved", vector, like, like.shape)
-    given, x = x, _as_read(x)
+    given, x = x, _as_read(x, groups)
     g, vector, dx = copy(g, format_of(x)), vector.contiguous(), torch.empty_like(x)
     gradients = empty_gradients(x, ica, sa, beta)
     dica, dsa, dbeta = gradients

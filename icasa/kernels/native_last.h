@@ -1,7 +1,7 @@
 /* Maps in channels_last: each position is a line of C channels, and a sample a run of positions.
 
-   Sums go over positions, WIDE channels at a time in vectors, and a step of theirs has all rows of a
-   range of channels; the other passes have all channels of a range of rows. There is one range to a
+   Sums go over positions, WIDE channels at a time in vectors, and a step of theirs has all rows of
+   a range of channels; the other passes have all channels of a range of rows. There is one range to a
    sample, unless the samples do not divide among the threads. */
 
 #pragma once
@@ -33,7 +33,14 @@ INLINE Range rows_of(Shape d, int64_t i) {
     return (Range){i / parts, d.H * part / parts, d.H * (part + 1) / parts};
 }
 
-INLINE int64_t blocks_of(Range r) { return (r.end - r.begin + WIDE - 1) / WIDE; }
+/* The smallest multiple of WIDE that holds some channels: a line of this length takes no more steps
+   of a loop than whole vectors. */
+INLINE int64_t padded(int64_t channels) { return (channels + WIDE - 1) / WIDE * WIDE; }
+
+/* Length of a line of the channels of one half. */
+INLINE int64_t half_length(Shape d) { return d.groups ? padded(d.C / 2) : 0; }
+
+INLINE int64_t blocks_of(Range r) { return padded(r.end - r.begin) / WIDE; }
 
 /* Positions of a row that are worked on at a time. */
 INLINE int64_t tile_width(Shape d) {
@@ -78,13 +85,29 @@ INLINE void lay_gates(const float *code, float *out, float factor, int64_t chann
             out[(l - begin) * step + c] = gate_of(code[c * size + l]) * factor;
 }
 
+/* Copies a few numbers without a call; the last vector may overlap the one before. */
+INLINE void copy_run(const float *in, float *out, int64_t size) {
+    if (size < LANE) {
+        out[0] = in[0];
+        if (size > 1)
+            out[1] = in[1];
+        if (size > 2)
+            out[2] = in[2];
+        return;
+    }
+    for (int64_t i = 0; i < size; i += LANE) {
+        int64_t at = i + LANE <= size ? i : size - LANE;
+        *(Quad *)(out + at) = *(const Quad *)(in + at);
+    }
+}
+
 /* Moves the channels of one half between a position and a line of them alone. */
 INLINE void gather_half(const float *line, float *out, int64_t half, int64_t groups) {
     for (int64_t g = 0; g < groups; g++, line += 2 * half, out += half)
-        memcpy(out, line, half * sizeof(float));
+        copy_run(line, out, half);
 }
 
 INLINE void scatter_half(const float *in, float *line, int64_t half, int64_t groups) {
     for (int64_t g = 0; g < groups; g++, line += 2 * half, in += half)
-        memcpy(line, in, half * sizeof(float));
+        copy_run(in, line, half);
 }

@@ -22,19 +22,17 @@ INLINE void set_line(Elements e, int64_t k, Line n) {
     e.gain[k] = n.gain, e.constant[k] = n.constant;
 }
 
-/* Memory of the first pass. Of the axes, block by block: sums of rows and columns, of the columns of
-   a stretch of rows, and the gates. Of the planes: the sums of either half, and of a tile its
+/* Memory of the first pass. Of the axes, block by block: sums of rows and columns, of the columns
+   of a stretch of rows, and the gates. Of the planes: the sums of either half, and of a tile its
    elements half by half; `part` is the sum of a tile. */
 typedef struct {
     double *rows, *columns, *line, *dot, *total;
-    float *stretch, *g_h, *g_w, *padded, *wide, *part, *moved, *g_half, *x_half;
+    float *stretch, *g_h, *g_w, *blocks, *wide, *part, *moved, *g_half, *x_half;
     Elements of;
 } First;
 
-INLINE int64_t padded_channels(Shape d) { return (d.C + WIDE - 1) / WIDE * WIDE; }
-
 INLINE First first_at(double *doubles, float *memory, Shape d) {
-    int64_t C = padded_channels(d), half = d.groups ? d.C / 2 : 0, tile = half * tile_width(d);
+    int64_t C = padded(d.C), half = half_length(d), width = tile_width(d);
     First f = {.rows = doubles, .stretch = memory};
     f.columns = f.rows + d.H * C;
     f.line = f.columns + d.W * C;
@@ -42,25 +40,25 @@ INLINE First first_at(double *doubles, float *memory, Shape d) {
     f.total = f.dot + half;
     f.g_h = f.stretch + d.W * C;
     f.g_w = f.g_h + d.H * C;
-    f.padded = f.g_w + d.W * C;
-    f.part = f.padded + 4 * d.W * WIDE;
+    f.blocks = f.g_w + d.W * C;
+    f.part = f.blocks + 4 * d.W * WIDE;
     f.of = elements_at(f.part + 3 * half, half);
     f.moved = f.part + (3 + FIELDS) * half;
-    f.g_half = f.moved + 2 * tile;
-    f.x_half = f.g_half + tile;
-    f.wide = f.x_half + tile;
+    f.g_half = f.moved + (half ? d.C * width : 0);
+    f.x_half = f.g_half + half * width;
+    f.wide = f.x_half + half * width;
     return f;
 }
 
 /* Doubles and floats of the first pass. */
 static int64_t last_doubles(Shape d) {
-    return (d.H + d.W) * (padded_channels(d) + 1) + (d.groups ? 2 * d.C : 0);
+    return (d.H + d.W) * (padded(d.C) + 1) + 4 * half_length(d);
 }
 
 INLINE int64_t first_floats(Shape d) {
-    int64_t half = d.groups ? d.C / 2 : 0, wide = d.type != FLOAT32 ? 4 * d.W * d.C : 0;
-    return (d.H + 2 * d.W) * padded_channels(d) + 4 * d.W * WIDE +
-           half * (3 + FIELDS + 4 * tile_width(d)) + wide;
+    int64_t width = tile_width(d), moved = d.groups ? d.C * width : 0;
+    return (d.H + 2 * d.W) * padded(d.C) + 4 * d.W * WIDE + moved +
+           half_length(d) * (3 + FIELDS + 2 * width) + (d.type != FLOAT32 ? 4 * d.W * d.C : 0);
 }
 
 /* Adds one row or two of WIDE channels to the sums, as multiply_line does, and fetches what is
@@ -86,8 +84,8 @@ INLINE void multiply_rows(const float *g, const float *x, int64_t step, int64_t 
             UNROLL
             for (int i = 0; i < PARTS; i++) {
                 int64_t at = i * 2 * LANE;
-                Singles column = SINGLES(g_w + w * WIDE + at), a = SINGLES(gw + at) * SINGLES(xw + at);
-                Singles sum = a * gate[i];
+                Singles a = SINGLES(gw + at) * SINGLES(xw + at), sum = a * gate[i];
+                Singles column = SINGLES(g_w + w * WIDE + at);
                 row[i] += a * column;
                 if (two) {
                     Singles b = SINGLES(gw + pitch + at) * SINGLES(xw + pitch + at);
@@ -113,14 +111,14 @@ VECTORISED static void axis_rows(const float *g, const float *x, const First *f,
                                  int64_t count, Shape d) {
     int64_t pitch = d.W * d.C;
     for (int64_t b = 0; b < blocks_of(r); b++) {
-        int64_t c = r.begin + b * WIDE, left = r.end - c, ahead = 2 * pitch - c + b * 2 * d.W * WIDE;
-        int64_t step = d.C, distance = pitch, row = (b * d.H + h) * WIDE;
+        int64_t c = r.begin + b * WIDE, left = r.end - c, row = (b * d.H + h) * WIDE;
+        int64_t step = d.C, distance = pitch, ahead = 2 * pitch - c + b * 2 * d.W * WIDE;
         const float *gb = g + c, *xb = x + c;
         if (left < WIDE) {
-            float *other = f->padded + 2 * d.W * WIDE;
-            pad_channels(gb, f->padded, left, count * d.W, d.C);
+            float *other = f->blocks + 2 * d.W * WIDE;
+            pad_channels(gb, f->blocks, left, count * d.W, d.C);
             pad_channels(xb, other, left, count * d.W, d.C);
-            gb = f->padded, xb = other, step = WIDE, distance = d.W * WIDE, ahead = 0;
+            gb = f->blocks, xb = other, step = WIDE, distance = d.W * WIDE, ahead = 0;
         }
         const float *g_w = f->g_w + b * d.W * WIDE;
         float *stretch = f->stretch + b * d.W * WIDE;
@@ -156,7 +154,7 @@ INLINE void unshuffle(const float *g, float *out, int64_t begin, int64_t end, in
    and their positions are `step_g` and C apart; g_rows is g in memory. */
 INLINE void add_tile(const float *g, const float *x, const float *g_rows, const First *f,
                      int64_t step_g, int64_t half, int64_t groups, int64_t count, Shape d) {
-    int64_t size = groups * half, C = d.C;
+    int64_t size = padded(groups * half), C = d.C;
     Elements e = f->of;
     for (int64_t t = 0; t < count; t++) {
         gather_half(g + t * step_g, f->g_half + t * size, half, groups);
@@ -224,7 +222,7 @@ static void finish_channel(const First *f, const Layer *layer, const Saved *save
     Plane *out = work + p;
     *out = (Plane){0};
     if (kind != NONE) {
-        int64_t half = d.C / (2 * d.groups), size = (r.end - r.begin) / 2;
+        int64_t half = d.C / (2 * d.groups), size = padded((r.end - r.begin) / 2);
         int64_t k = within / (2 * half) * half + c % half;
         if (kind == CHANNEL)
             channel_gradient(out, f->dot[k], layer, saved, i, c % half, one_minus_beta, d);
@@ -251,15 +249,11 @@ static void last_gradients(const void *g, const void *x, const Layer *layer, con
     int64_t pitch = d.W * d.C, at = r.n * d.H * pitch, half = d.groups ? d.C / (2 * d.groups) : 0;
     First f = first_at(doubles, scratch, d);
     memset(doubles, 0, last_doubles(d) * sizeof(double));
-    memset(f.stretch, 0, d.W * padded_channels(d) * sizeof(float));
+    memset(f.stretch, 0, (f.wide - f.stretch) * sizeof(float));
     for (int64_t b = 0; saved->g_h && b < blocks_of(r); b++) {
         int64_t c = r.begin + b * WIDE, plane = r.n * d.C + c, left = r.end - c;
         int64_t channels = left < WIDE ? left : WIDE;
         float *g_h = f.g_h + b * d.H * WIDE, *g_w = f.g_w + b * d.W * WIDE;
-        if (left < WIDE) {
-            memset(g_h, 0, d.H * WIDE * sizeof(float));
-            memset(g_w, 0, d.W * WIDE * sizeof(float));
-        }
         lay_gates(saved->g_h + plane * d.H, g_h, 1, channels, 0, d.H, d.H, WIDE);
         lay_gates(saved->g_w + plane * d.W, g_w, 1, channels, 0, d.W, d.W, WIDE);
     }
@@ -283,32 +277,34 @@ static void last_gradients(const void *g, const void *x, const Layer *layer, con
 
 /* What the second pass reads of a sample: as `Lines`, with the gradients of the means. */
 typedef struct {
-    float *g_h, *g_w, *dz_h, *dz_w, *plane, *constant, *moved, *g_half, *x_half, *in, *out, rest;
+    float *g_h, *g_w, *dz_h, *dz_w, *plane, *constant, *moved, *lines, *g_half, *x_half, *in, *out;
+    float rest;
     Elements of;
 } Second;
 
 INLINE Second second_at(float *memory, Shape d) {
-    int64_t axes = 2 * (d.H + d.W) * d.C, half = d.groups ? d.C / 2 : 0;
-    int64_t tile = half * tile_width(d);
+    int64_t axes = 2 * (d.H + d.W) * d.C, half = half_length(d), planes = d.groups ? d.C : 0;
+    int64_t width = tile_width(d);
     Second s = {.g_h = memory, .rest = 1};
     s.g_w = s.g_h + d.H * d.C;
     s.dz_h = s.g_w + d.W * d.C;
     s.dz_w = s.dz_h + d.H * d.C;
     s.plane = memory + axes;
-    s.constant = s.plane + 2 * half;
-    s.of = elements_at(s.constant + 2 * half, half);
-    s.moved = s.constant + (2 + FIELDS) * half;
-    s.g_half = s.moved + 2 * tile;
-    s.x_half = s.g_half + tile;
-    s.in = s.x_half + tile;
-    s.out = s.in + 2 * d.C * tile_width(d);
+    s.constant = s.plane + planes;
+    s.moved = s.constant + planes;
+    s.lines = s.moved + planes * width;
+    s.of = elements_at(s.lines, half);
+    s.g_half = s.lines + FIELDS * half;
+    s.x_half = s.g_half + half * width;
+    s.in = s.x_half + half * width;
+    s.out = s.in + 2 * d.C * width;
     return s;
 }
 
 INLINE int64_t second_floats(Shape d) {
-    int64_t half = d.groups ? d.C / 2 : 0, tile = tile_width(d);
-    return 2 * (d.H + d.W) * d.C + half * (4 + FIELDS + 4 * tile) +
-           (d.type != FLOAT32 ? 3 * d.C * tile : 0);
+    int64_t width = tile_width(d), planes = d.groups ? d.C * (2 + width) : 0;
+    return 2 * (d.H + d.W) * d.C + planes + half_length(d) * (FIELDS + 2 * width) +
+           (d.type != FLOAT32 ? 3 * d.C * width : 0);
 }
 
 /* Floats of scratch for either pass. */
@@ -337,6 +333,7 @@ INLINE Second lay_second(const Layer *layer, const Saved *saved, const Plane *wo
         lay_means(dz + p * L, s.dz_h, 1.0f / d.W, r.begin, r.end, L, d.C);
         lay_means(dz + p * L + d.H, s.dz_w, 1.0f / d.H, 0, d.W, L, d.C);
     }
+    memset(s.lines, 0, (s.in - s.lines) * sizeof(float));
     for (int64_t c = 0, k = 0; half && c < d.C; c++) {
         int64_t i = 0;
         s.plane[c] = s.constant[c] = 0;
@@ -356,7 +353,7 @@ INLINE Second lay_second(const Layer *layer, const Saved *saved, const Plane *wo
 /* dx of `count` positions from both halves; positions of g are those of the sources. */
 INLINE void plane_tile_backward(const float *g, const float *x, const float *g_rows, float *dx,
                                 const Second *s, int64_t half, int64_t count, Shape d) {
-    int64_t C = d.C, size = C / 2;
+    int64_t C = d.C, size = half_length(d);
     Elements e = s->of;
     for (int64_t t = 0; t < count; t++) {
         gather_half(g + t * C + half, s->g_half + t * size, half, d.groups);

@@ -102,7 +102,7 @@ VECTORISED static void last_moments(const void *x, double *z, const Layer *layer
     Range r = channels_of(d, i);
     int64_t C = d.C, pitch = d.W * C, at = r.n * d.H * pitch, blocks = blocks_of(r);
     double *sums = scratch;
-    float *padded = (float *)(sums + blocks * sums_size(d)), *rows = padded + 2 * d.W * WIDE;
+    float *whole = (float *)(sums + blocks * sums_size(d)), *rows = whole + 2 * d.W * WIDE;
     memset(sums, 0, blocks * sums_size(d) * sizeof(double));
     for (int64_t c = r.begin; d.groups && c < r.end; c++) {
         /* A mean is taken about zero, and a variance about the first element, as in `moments`. */
@@ -119,8 +119,8 @@ VECTORISED static void last_moments(const void *x, double *z, const Layer *layer
             int64_t c = r.begin + b * WIDE, step = C, distance = pitch;
             const float *block = in + c, *ahead = in + 2 * pitch + b * 2 * d.W * WIDE;
             if (r.end - c < WIDE) {
-                pad_channels(block, padded, r.end - c, count * d.W, C);
-                block = padded, step = WIDE, distance = d.W * WIDE;
+                pad_channels(block, whole, r.end - c, count * d.W, C);
+                block = whole, step = WIDE, distance = d.W * WIDE;
             }
             if (!d.groups)
                 add_pair(block, step, distance, ahead, s, h, d.W, 1, 0, count);
@@ -145,19 +145,20 @@ typedef struct {
 } Lines;
 
 INLINE Lines lines_at(float *memory, int64_t rows, Shape d) {
-    int64_t half = d.groups ? d.C / 2 : 0, width = tile_width(d);
+    int64_t half = half_length(d), planes = d.groups ? d.C : 0;
     Lines m = {.g_h = memory, .g_w = memory + rows * d.C, .rest = 1};
     m.plane = m.g_w + d.W * d.C;
-    m.a = m.plane + 2 * half;
+    m.gates = m.plane + planes;
+    m.a = m.gates + planes * tile_width(d);
     m.b = m.a + half;
     m.mean = m.b + half;
-    m.gates = m.mean + half;
-    m.half = m.gates + 2 * half * width;
+    m.half = m.mean + half;
     return m;
 }
 
 INLINE int64_t lines_size(Shape d) {
-    return (d.H + d.W) * d.C + (d.groups ? d.C * (5 + 3 * tile_width(d)) / 2 + 1 : 0);
+    int64_t width = tile_width(d), planes = d.groups ? d.C * (1 + width) : 0;
+    return (d.H + d.W) * d.C + planes + half_length(d) * (3 + width);
 }
 
 /* Lays the gates out for the rows r. */
@@ -171,6 +172,7 @@ INLINE Lines lay_lines(const Layer *layer, const Saved *saved, float *memory, Ra
         lay_gates(saved->g_h + r.n * d.C * d.H, m.g_h, beta, d.C, r.begin, r.end, d.H, d.C);
         lay_gates(saved->g_w + r.n * d.C * d.W, m.g_w, 1, d.C, 0, d.W, d.W, d.C);
     }
+    memset(m.a, 0, half_length(d) * (3 + tile_width(d)) * sizeof(float));
     for (int64_t c = 0; d.groups && c < d.C; c++) {
         int64_t k = 0, j = c % (d.C / (2 * d.groups));
         if (half_of(d, r.n * d.C + c, &k) == CHANNEL) {
@@ -193,7 +195,7 @@ INLINE Lines lay_lines(const Layer *layer, const Saved *saved, float *memory, Ra
 /* Fills in the gates of the spatial half at `count` positions; y is where they go in the end. */
 INLINE void gate_spatial(const float *x, float *y, Lines m, int64_t count, int64_t half,
                          Shape d) {
-    int64_t size = d.C / 2;
+    int64_t size = half_length(d);
     for (int64_t t = 0; t < count; t++)
         gather_half(x + t * d.C + half, m.half + t * size, half, d.groups);
     for (int64_t t = 0; t < count; t++) {
@@ -293,7 +295,7 @@ static void last_mix(const void *x, void *y, const Layer *layer, const Saved *sa
 
 /* Floats of scratch for either pass. */
 static int64_t last_scratch_size(const Layer *layer, Shape d) {
-    int64_t blocks = (d.C + WIDE - 1) / WIDE, row = d.W * d.C, tile = tile_width(d) * d.C;
+    int64_t blocks = padded(d.C) / WIDE, row = d.W * d.C, tile = tile_width(d) * d.C;
     int64_t first = 2 * blocks * sums_size(d) + 2 * d.W * WIDE + (d.type != FLOAT32 ? 2 * row : 0);
     int64_t second = lines_size(d) + (d.type != FLOAT32 ? 2 * tile : 0);
     return (first > second ? first : second) / 2 * 2 + 2;

@@ -15,6 +15,7 @@ from tests.strategies import lay_out, randomise, seeded
 
 CLASSES = (icasa.CA, icasa.ICA, icasa.SA, icasa.ICASA)
 every_class = pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)
+READS_LAST = native.reads_last
 each_mode = pytest.mark.parametrize("mode", ["eval", "train", "frozen"])
 each_place = pytest.mark.parametrize(
     "place", test_range.PLACES.values(), ids=list(test_range.PLACES)
@@ -30,7 +31,7 @@ def last(x):
 
 @pytest.fixture(autouse=True)
 def any_number_of_channels(monkeypatch):
-    monkeypatch.setattr(native, "FEWEST", 1)
+    monkeypatch.setattr(native, "reads_last", lambda *_: True)
 
 
 @pytest.fixture
@@ -39,6 +40,20 @@ def no_copies(monkeypatch):
         raise AssertionError("expected no copy to another memory format, got one")
 
     monkeypatch.setattr(native.LIBRARY, "icasa_transpose", refuse)
+
+
+def test_maps_of_few_channels_are_copied():
+    read = {(c, groups): READS_LAST(c, groups) for c in (8, 16, 32, 64) for groups in (0, 1, 4, 8)}
+    assert {sizes for sizes, yes in read.items() if not yes} == {
+        (8, 0),
+        (8, 1),
+        (8, 4),
+        (8, 8),
+        (16, 1),
+        (16, 4),
+        (16, 8),
+        (32, 8),
+    }
 
 
 @every_class
