@@ -69,8 +69,9 @@ static void *as_type(const float *from, int64_t size, int type) {
     return made;
 }
 
-static void run(int ica, int sa, int type, int training, int threads, int64_t N, int64_t H, int64_t W) {
-    Shape d = {N, C, H, W, sa ? GROUPS : 0, type, threads};
+static void run(int ica, int sa, int type, int training, int threads, int last, int64_t N,
+                int64_t H, int64_t W) {
+    Shape d = {N, C, H, W, sa ? GROUPS : 0, type, threads, last};
     Layer layer = {parameters(ica, sa), M, K, training, 1e-5f, 1e-5f, sa, ica};
     Parameters grads = parameters(ica, sa);
     int64_t size = N * C * H * W;
@@ -78,8 +79,8 @@ static void run(int ica, int sa, int type, int training, int threads, int64_t N,
     void *g = as_type(random_floats(size, -1, 1), size, type);
     void *y = random_floats(size, 0, 0), *dx = random_floats(size, 0, 0);
     float *saved = random_floats(MOST, 0, 0), *statistics = random_floats(2 * M, 0, 0);
-    printf("# ica %d sa %d type %d training %d threads %d N %d H %d W %d\n", ica, sa, type, training,
-           threads, (int)N, (int)H, (int)W);
+    printf("# ica %d sa %d type %d training %d threads %d last %d N %d H %d W %d\n", ica, sa, type,
+           training, threads, last, (int)N, (int)H, (int)W);
     Layer evaluation = layer;
     evaluation.training = 0;
     if (!icasa_attend(x, y, 0, 0, &evaluation, &d))
@@ -164,10 +165,11 @@ int main(void) {
     for (int part = 1; part < 4; part++)
         for (int type = FLOAT32; type <= FLOAT16; type++)
             for (int training = 0; training < 2; training++)
-                for (int threads = 1; threads < 4; threads += 2) {
-                    run(part & 1, part >> 1, type, training, threads, 3, 7, 5);
-                    run(part & 1, part >> 1, type, training, threads, 1, 19, 23);
-                }
+                for (int threads = 1; threads < 4; threads += 2)
+                    for (int last = 0; last < 2; last++) {
+                        run(part & 1, part >> 1, type, training, threads, last, 3, 7, 5);
+                        run(part & 1, part >> 1, type, training, threads, last, 1, 19, 23);
+                    }
     for (int layer = OF_SE; layer <= OF_CBAM; layer++)
         for (int type = FLOAT32; type <= FLOAT16; type++)
             for (int training = 0; training < (layer == OF_CBAM ? 2 : 1); training++)

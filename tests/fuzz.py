@@ -74,7 +74,7 @@ def draw(random_: random.Random) -> Case:
     )
     dtype = random_.choice(list(LOUDEST))
     step = divisor(layer, options)
-    channels = step * random_.choice((1, 2, 3, 5, 8))
+    channels = step * random_.choice((1, 2, 3, 5, 8, 17))
     while True:
         shape = (random_.choice((1, 2, 3, 5, 9)), channels, *random_.choices(SIZES, k=2))
         if torch.Size(shape).numel() <= ELEMENTS:

@@ -16,8 +16,7 @@ from icasa.kernels import autograd, native, triton
 from icasa.kernels.native import is_faster as is_faster
 from icasa.kernels.native import net_is_faster as net_is_faster
 from icasa.kernels.ops import dispatch_modes as dispatch_modes
-from icasa.kernels.ops import operators
-from icasa.kernels.sizes import format_of
+from icasa.kernels.ops import keeps_format, operators
 
 TYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 DEVICES = ("cpu", "cuda") if triton.is_installed() else ("cpu",)
@@ -35,7 +34,7 @@ def attend(
     """Return what a layer computes of x, differentiable once, in the memory format of x.
 
     Args:
-        x: the layer's input; one that is not contiguous is copied.
+        x: the layer's input; one that is neither contiguous nor channels_last is copied.
         ica: parameters and running statistics of ICA, in the order of `ops`, or none.
         sa: likewise of SA.
         beta: the weight of ICA, where there are both.
@@ -46,15 +45,15 @@ def attend(
     """
     if x.is_cuda:
         from icasa.kernels.triton import ops  # noqa: F401 (registers, and is slow to import)
-    contiguous = x if x.is_contiguous() else autograd.contiguous(x)
-    statistics = None
+    given, statistics = x, None
+    x = x if x.is_contiguous() or keeps_format(x) else autograd.contiguous(x)
     if torch.is_grad_enabled() and not is_exporting():
-        y, statistics = autograd.attend(contiguous, ica, sa, beta, options)
+        y, statistics = autograd.attend(x, ica, sa, beta, options)
     elif options[-1]:
-        y, _, statistics = operators(x).attend_forward(contiguous, ica, sa, beta, *options)
+        y, _, statistics = operators(x).attend_forward(x, ica, sa, beta, *options)
     else:
-        y = operators(x).attend(contiguous, ica, sa, beta, *options[:-1])
-    return y if contiguous is x else autograd.match_memory_format(y, x), statistics
+        y = operators(x).attend(x, ica, sa, beta, *options[:-1])
+    return y if x is given else autograd.match_memory_format(y, given), statistics
 
 
 def weigh(
@@ -70,8 +69,7 @@ def weigh(
         training: whether it takes the statistics of the batch.
     """
     given, statistics = x, None
-    if not x.is_contiguous(memory_format=format_of(x)):
-        x = autograd.contiguous(x)
+    x = x if x.is_contiguous() or keeps_format(x) else autograd.contiguous(x)
     if torch.is_grad_enabled() and not is_exporting():
         y, statistics = autograd.weigh(x, net, spatial, (eps, training))
     elif training:
@@ -97,8 +95,8 @@ def backend(device: str = "cpu") -> str:
     - ``False``: PyTorch's operators. Choose it for second derivatives and batched gradients, which
       a kernel refuses.
 
-    A kernel copies an input that is not contiguous. The output of a channels_last input is in
-    channels_last.
+    On the CPU the kernels read channels_last directly. Any other input that is not contiguous is
+    copied. The output of a channels_last input is in channels_last.
 
     Args:
         device: "cpu" or "cuda".

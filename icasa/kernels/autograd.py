@@ -52,7 +52,7 @@ class _Attend(torch.autograd.Function):
         weights = [count - count // 2 for count in ctx.counts]  # every second tensor
         ica, sa, beta, saved = _cut(tensors, weights)
         layer = saved, ica, sa, beta[0] if beta else None
-        g = _copy(grads[0], torch.contiguous_format)
+        g = grads[0]  # in any memory format
         dx, dica, dsa, dbeta = operators(g).attend_backward(g, x, *layer, *ctx.options)
         pairs = zip([*dica, *dsa, *[dbeta] * len(beta)], ctx.dtypes, strict=True)
         gradients = [p if p.dtype is dtype else p.to(dtype) for p, dtype in pairs]

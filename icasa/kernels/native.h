@@ -36,6 +36,11 @@
 #define LANES _Pragma("omp simd")
 #define PRAGMA(text) _Pragma(#text)
 #define SUM(...) PRAGMA(omp simd reduction(+ : __VA_ARGS__))
+#if defined(__clang__) || __GNUC__ >= 12
+#define MIX(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define MIX(a, b, ...) __builtin_shuffle(a, b, (__typeof__(a)){__VA_ARGS__})
+#endif
 #define BLOCK 256 /* elements, or rows, that are summed in float32 */
 
 /* Positions, channels and rows of a product at a time; the largest M and K. */

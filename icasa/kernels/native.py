@@ -175,6 +175,21 @@ def _shape(x: Tensor, groups: int) -> bytes:
     return SHAPE.pack(*x.shape, groups, TYPES[x.dtype], threads, last)
 
 
+def reads_last(channels: int, groups: int) -> bool:
+    """Whether reading channels_last directly is faster than a copy: not where vectors stay short.
+
+    With groups, the halves of all groups are computed as one, of which each brings its own run.
+    """
+    return channels >= (max(32, 8 * groups) if groups else 16)
+
+
+def _as_read(x: Tensor, groups: int) -> Tensor:
+    """Return x, or a contiguous copy of it where the C does not read its memory format."""
+    if format_of(x) == torch.channels_last and reads_last(x.shape[1], groups):
+        return x
+    return copy(x, torch.contiguous_format)
+
+
 def _pack(
     ica: Sequence[Tensor | None],
     sa: Sequence[Tensor | None],
@@ -224,12 +239,12 @@ def _attend(
     training: bool,
 ) -> Tensor:
     """Return y of both forward operators, and fill in the other outputs of the second."""
-    x = x.contiguous()
+    given, x = x, _as_read(x, groups)
     y = torch.empty_like(x)
     layer, _held = _pack(ica, sa, beta, norm_eps, group_eps, shuffle, residual, training)
     maps = _addresses((x, y, saved, statistics))
     _check_memory(LIBRARY.icasa_attend(*maps, layer, _shape(x, groups)))
-    return y
+    return copy(y, format_of(given))
 
 
 def attend(x: Tensor, *layer: Any) -> Tensor:
@@ -260,15 +275,15 @@ def attend_backward(
     """Return the gradients of `attend_forward`; see `ops`."""
     vector, like = saved[0], empty_saved(x, ica, sa, False)[0]
     check_like("saved", vector, like, like.shape)
-    g, x, vector = g.contiguous(), x.contiguous(), vector.contiguous()
-    dx = torch.empty_like(x)
+    given, x = x, _as_read(x, groups)
+    g, vector, dx = copy(g, format_of(x)), vector.contiguous(), torch.empty_like(x)
     gradients = empty_gradients(x, ica, sa, beta)
     dica, dsa, dbeta = gradients
     layer, _held = _pack(_spaced(ica), _spaced(sa), beta, norm_eps, group_eps, *options)
     out = PARAMETERS.pack(*_addresses(_in_order(dica, dsa, None if beta is None else dbeta)))
     maps = _addresses((g, x, dx, vector))
     _check_memory(LIBRARY.icasa_attend_backward(*maps, layer, out, _shape(x, groups)))
-    return dx, *gradients
+    return copy(dx, format_of(given)), *gradients
 
 
 def _pack_net(

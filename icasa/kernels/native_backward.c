@@ -80,6 +80,13 @@ INLINE double slopes(const double *restrict sums, const float *restrict code, fl
     return total;
 }
 
+/* Likewise of the rows and columns of a plane, whose sums follow each other. */
+VECTORISED static double axis_slopes(const double *sums, const float *code_h, const float *code_w,
+                                     float *t_h, float *t_w, float beta, int64_t H, int64_t W) {
+    slopes(sums + H, code_w, t_w, beta, W);
+    return slopes(sums, code_h, t_h, beta, H);
+}
+
 /* Gradients t_h and t_w of the sum of g * x * g_h * g_w * beta before the sigmoids of the gates,
    which are coded; returns that of beta. Scratch for the sums of H rows and W columns, and for
    H + 2 W elements. */
@@ -98,8 +105,7 @@ VECTORISED static double axis_sums(const float *g, const float *x, const float *
         if ((h + 1) % STRETCH == 0 || h + 1 == H)
             add_stretch(stretch, columns, W);
     }
-    slopes(columns, code_w, t_w, beta, W);
-    return slopes(rows, code_h, t_h, beta, H);
+    return axis_slopes(rows, code_h, code_w, t_h, t_w, beta, H, W);
 }
 
 /* What a plane adds to the gradients of beta and of the weight and bias of its gate, and what dx
@@ -117,6 +123,25 @@ INLINE Line line_of(const Layer *layer, const Saved *saved, int64_t i, int64_t j
                   saved->constant[j]};
 }
 
+/* What follows from the sum of g * x over plane i of the channel half, with parameters j. */
+INLINE void channel_gradient(Plane *out, double total, const Layer *layer, const Saved *saved,
+                             int64_t i, int64_t j, float one_minus_beta, Shape d) {
+    out->beta = -total * gate_of(saved->gate[i]);
+    out->bias = total * one_minus_beta * gate_slope(saved->gate[i]);
+    out->weight = out->bias * saved->s[i];
+    out->constant = out->bias * layer->params.w1[j] / (d.H * d.W);
+}
+
+/* What follows from the sums of `element_sums` over a plane of the spatial half. */
+INLINE void element_gradient(Plane *out, double gated, double slope, double shift,
+                             float one_minus_beta, Shape d) {
+    out->beta = -gated;
+    out->weight = slope * one_minus_beta;
+    out->bias = shift * one_minus_beta;
+    out->dt = shift / (d.H * d.W);
+    out->dt_hat = slope / (d.H * d.W);
+}
+
 /* The first pass over plane p; t (N, C, L) receives the gradients before the axes' sigmoids. */
 static void plane_gradients(const void *g, const void *x, const Layer *layer, const Saved *saved,
                             Plane *out, float *t, int64_t p, float *scratch, double *sums,
@@ -129,24 +154,14 @@ static void plane_gradients(const void *g, const void *x, const Layer *layer, co
     const float *in = load_plane(x, p * size, scratch, d);
     *out = (Plane){0};
     if (kind != NONE) {
-        const Parameters *params = &layer->params;
         int64_t j = p % d.C % (d.C / (2 * d.groups));
         const float *gv = load_plane(g, at * size, scratch + size, d);
         if (kind == CHANNEL) {
-            double gate = gate_of(saved->gate[i]), total = dot(gv, in, size);
-            out->beta = -total * gate;
-            out->bias = total * one_minus_beta * gate_slope(saved->gate[i]);
-            out->weight = out->bias * saved->s[i];
-            out->constant = out->bias * params->w1[j] / size;
+            channel_gradient(out, dot(gv, in, size), layer, saved, i, j, one_minus_beta, d);
         } else {
             double total[3];
-            Line n = line_of(layer, saved, i, j);
-            element_sums(gv, in, n, total, size);
-            out->beta = -total[0];
-            out->weight = total[1] * one_minus_beta;
-            out->bias = total[2] * one_minus_beta;
-            out->dt = total[2] / size;
-            out->dt_hat = total[1] / size;
+            element_sums(gv, in, line_of(layer, saved, i, j), total, size);
+            element_gradient(out, total[0], total[1], total[2], one_minus_beta, d);
         }
     }
     if (saved->g_h) {
@@ -229,6 +244,8 @@ static void mix_backward(const void *g, const void *x, void *dx, const Layer *la
     }
     store_plane(dx, p * size, out, d);
 }
+
+#include "native_last_backward.h"
 
 /* From t, the gradient at a tile before the gates' sigmoids, that before h_swish, dn (N, M, L), and
    h (N, M, L), what h_swish gave. */
@@ -387,25 +404,33 @@ typedef struct {
     Saved saved;
     Plane *work;
     float *t, *h, *dn, *scratch;
-    double *lines; /* H + W for each thread */
+    double *lines;
     const double *sums;
     const Parameters *grads;
-    int64_t each; /* floats of scratch for each thread */
+    int64_t each, doubles; /* floats of scratch and doubles of lines for each thread */
+    int at_once; /* whether dx needs no more than one step of the first pass */
     Shape d;
 } Backward;
 
 static void mix_step(const void *call, int64_t p, int64_t thread) {
     const Backward *b = call;
     float *scratch = b->scratch + thread * b->each;
-    mix_backward(b->g, b->x, b->dx, b->layer, &b->saved, b->work + p, b->t, p, scratch, b->d);
+    if (b->d.last)
+        last_mix_backward(b->g, b->x, b->dx, b->layer, &b->saved, b->work, b->t, p, scratch, b->d);
+    else
+        mix_backward(b->g, b->x, b->dx, b->layer, &b->saved, b->work + p, b->t, p, scratch, b->d);
 }
 
 static void plane_step(const void *call, int64_t p, int64_t thread) {
     const Backward *b = call;
     float *scratch = b->scratch + thread * b->each;
-    plane_gradients(b->g, b->x, b->layer, &b->saved, b->work + p, b->t, p, scratch,
-                    b->lines + thread * (b->d.H + b->d.W), b->d);
-    if (!b->layer->params.taps) /* else dx needs the whole batch */
+    double *lines = b->lines + thread * b->doubles;
+    if (b->d.last)
+        last_gradients(b->g, b->x, b->layer, &b->saved, b->work, b->t, p, lines, scratch, b->d);
+    else
+        plane_gradients(b->g, b->x, b->layer, &b->saved, b->work + p, b->t, p, scratch, lines,
+                        b->d);
+    if (b->at_once)
         mix_step(call, p, thread);
 }
 
@@ -429,8 +454,10 @@ int icasa_attend_backward(const void *g, const void *x, void *dx, float *saved, 
     int64_t lines = layer->params.taps ? planes * L : 0, squeezed = lines ? d.N * layer->M * L : 0;
     int64_t plane = d.type != FLOAT32 ? 3 * size + L + d.W : L + d.W;
     int64_t channel = lines ? 3 * (L + layer->K) : 0, each = plane > channel ? plane : channel;
+    each = d.last && each < last_floats(d) ? last_floats(d) : each;
+    int64_t steps = d.last ? d.N * parts_of(d) : planes, line = d.last ? last_doubles(d) : L;
     int64_t all = d.threads * each, half = d.groups ? d.C / (2 * d.groups) : 0;
-    int64_t doubles = 4 * half + d.threads * L;
+    int64_t doubles = 4 * half + d.threads * line;
     Plane *work = malloc(planes * sizeof(Plane) + doubles * sizeof(double) +
                          (lines + 2 * squeezed + all) * sizeof(float));
     if (!work)
@@ -439,8 +466,9 @@ int icasa_attend_backward(const void *g, const void *x, void *dx, float *saved, 
     float *t = (float *)(totals + doubles), *h = t + lines, *dn = h + squeezed,
           *scratch = dn + squeezed;
     Backward b = {g, x, dx, layer, split_saved(saved, layer, d), work, t, h,
-                  dn, scratch, totals + 4 * half, sums, grads, each, d};
-    parallel_for(plane_step, &b, planes, d.threads);
+                  dn, scratch, totals + 4 * half, sums, grads, each, line, 0, d};
+    b.at_once = !lines && (!d.last || parts_of(d) == 1);
+    parallel_for(plane_step, &b, steps, d.threads);
     if (lines) {
         parallel_for(expand_step, &b, d.N * (tiles_of(d.H) + tiles_of(d.W)), d.threads);
         for (int64_t m = 0; m < layer->M; m++) {
@@ -448,8 +476,9 @@ int icasa_attend_backward(const void *g, const void *x, void *dx, float *saved, 
             grads->mix_bias[m] = sums[m];
         }
         parallel_for(channel_step, &b, d.C, d.threads);
-        parallel_for(mix_step, &b, planes, d.threads);
     }
+    if (!b.at_once)
+        parallel_for(mix_step, &b, steps, d.threads);
     reduce(work, layer, &b.saved, grads, totals, d);
     free(work);
     return 1;

@@ -54,20 +54,31 @@ VECTORISED static double moments(const float *x, int64_t size, double *mean) {
     return squares / size - total * total;
 }
 
-/* The gate of Eq. 13 for plane p, whose mean is s, or the moments that Eq. 14 needs. */
-INLINE void plane_gates(const float *x, double s, const Layer *layer, const Saved *saved, int64_t p,
-                        Shape d) {
-    int64_t k = 0, j = p % d.C % (d.C / (2 * d.groups));
-    const Parameters *params = &layer->params;
-    if (half_of(d, p, &k) == CHANNEL) {
-        saved->s[k] = s;
-        saved->gate[k] = coded_sigmoid(params->w1[j] * s + params->b1[j]);
-        return;
-    }
-    double mean, var = moments(x, d.H * d.W, &mean);
+/* The gate of Eq. 13 for plane k of its half, whose mean is s and whose parameters are j. */
+INLINE void save_gate(double s, const Layer *layer, const Saved *saved, int64_t k, int64_t j) {
+    saved->s[k] = s;
+    saved->gate[k] = coded_sigmoid(layer->params.w1[j] * s + layer->params.b1[j]);
+}
+
+/* The moments that Eq. 14 needs of plane k of its half. */
+INLINE void save_moments(double mean, double var, const Layer *layer, const Saved *saved,
+                         int64_t k) {
     saved->mean[k] = mean;
     saved->mean_lo[k] = mean - saved->mean[k];
     saved->rstd[k] = 1 / sqrt(var + layer->group_eps);
+}
+
+/* Either of plane p, whose sum is `total` where the axes have needed it. */
+INLINE void plane_gates(const float *x, const double *total, const Layer *layer,
+                        const Saved *saved, int64_t p, Shape d) {
+    int64_t k = 0, size = d.H * d.W;
+    if (half_of(d, p, &k) == CHANNEL) {
+        double s = (total ? *total : sum(x, size)) / size;
+        save_gate(s, layer, saved, k, p % d.C % (d.C / (2 * d.groups)));
+        return;
+    }
+    double mean, var = moments(x, size, &mean);
+    save_moments(mean, var, layer, saved, k);
 }
 
 /* The convolutions of Eq. 8 on z (C, L) of one sample at TILE positions from `start` on; in
@@ -279,6 +290,8 @@ VECTORISED static void gate_axes(const float *restrict x, float *restrict y,
     }
 }
 
+#include "native_last_forward.h"
+
 /* Computes plane p of y; scratch holds a row and, unless in float32, three planes. */
 static void mix(const void *x, void *y, const Layer *layer, const Saved *saved, int64_t p,
                 float *scratch, Shape d) {
@@ -321,14 +334,18 @@ typedef struct {
     int64_t z, p, scratch, saved;
 } Sizes;
 
-static int64_t scratch_size(Shape d) { return d.W + (d.type != FLOAT32 ? 3 * d.H * d.W : 0); }
+static int64_t scratch_size(const Layer *layer, Shape d) {
+    if (d.last)
+        return last_scratch_size(layer, d);
+    return d.W + (d.type != FLOAT32 ? 3 * d.H * d.W : 0);
+}
 
 static Sizes sizes_of(const Layer *layer, int saves, Shape d) {
     int64_t lines = layer->params.taps ? d.N * (d.H + d.W) : 0;
     return (Sizes){
         .z = lines * d.C * sizeof(double),
         .p = saves && layer->training ? lines * layer->M * sizeof(double) : 0,
-        .scratch = d.threads * scratch_size(d) * sizeof(float),
+        .scratch = d.threads * scratch_size(layer, d) * sizeof(float),
         .saved = saves ? 0 : saved_size(layer, d) * sizeof(float),
     };
 }
@@ -336,11 +353,16 @@ static Sizes sizes_of(const Layer *layer, int saves, Shape d) {
 static void moments_step(const void *call, int64_t i, int64_t thread) {
     const Forward *f = call;
     int64_t H = f->d.H, W = f->d.W, size = H * W;
-    const float *plane = load_plane(f->x, i * size, f->scratch + thread * scratch_size(f->d), f->d);
+    float *scratch = f->scratch + thread * scratch_size(f->layer, f->d);
+    if (f->d.last) {
+        last_moments(f->x, f->z, f->layer, &f->saved, i, (double *)scratch, f->d);
+        return;
+    }
+    const float *plane = load_plane(f->x, i * size, scratch, f->d);
     double *z = f->z ? f->z + i * (H + W) : 0;
-    double total = z ? sums(plane, z, z + H, H, W) : sum(plane, size);
+    double total = z ? sums(plane, z, z + H, H, W) : 0;
     if (f->layer->params.w1)
-        plane_gates(plane, total / size, f->layer, &f->saved, i, f->d);
+        plane_gates(plane, z ? &total : 0, f->layer, &f->saved, i, f->d);
 }
 
 static void means_step(const void *call, int64_t c, int64_t thread) {
@@ -350,7 +372,11 @@ static void means_step(const void *call, int64_t c, int64_t thread) {
 
 static void mix_step(const void *call, int64_t i, int64_t thread) {
     const Forward *f = call;
-    mix(f->x, f->y, f->layer, &f->saved, i, f->scratch + thread * scratch_size(f->d), f->d);
+    float *scratch = f->scratch + thread * scratch_size(f->layer, f->d);
+    if (f->d.last)
+        last_mix(f->x, f->y, f->layer, &f->saved, i, scratch, f->d);
+    else
+        mix(f->x, f->y, f->layer, &f->saved, i, scratch, f->d);
 }
 
 /* Computes some samples. */
@@ -362,14 +388,15 @@ static void attend(const void *x, void *y, float *saved, float *statistics, cons
     f.p = r.p ? (double *)(memory + r.z) : 0;
     f.scratch = (float *)(memory + r.z + r.p);
     f.saved = split_saved(saved ? saved : (float *)(memory + r.z + r.p + r.scratch), layer, d);
-    parallel_for(moments_step, &f, d.N * d.C, d.threads);
+    int64_t steps = d.N * (d.last ? parts_of(d) : d.C);
+    parallel_for(moments_step, &f, steps, d.threads);
     if (f.z)
         axis_gates(&f, statistics);
     if (f.z && saved)
         parallel_for(means_step, &f, d.C, d.threads);
     if (saved)
         save_biases(layer, &f.saved, d);
-    parallel_for(mix_step, &f, d.N * d.C, d.threads);
+    parallel_for(mix_step, &f, steps, d.threads);
 }
 
 /* What the steps share where each thread computes single samples. */

@@ -4,12 +4,6 @@
 
 enum { SIDE = 8, STRIP = 64 }; /* of a block in registers; rows that a thread copies at a time */
 
-#if defined(__clang__) || __GNUC__ >= 12
-#define MIX(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
-#else
-#define MIX(a, b, ...) __builtin_shuffle(a, b, (__typeof__(a)){__VA_ARGS__})
-#endif
-
 /* The transpose of one sample (rows, columns), its rows `first` to `end`, for elements of a type:
    blocks of SIDE in three rounds of exchanges between vectors, and the rest one by one. */
 #define TRANSPOSE(name, type)                                                                      \

@@ -1,7 +1,8 @@
 """The operators: their schemas, what each computes, and their outputs' shapes for tracing.
 
 One family serves ICA, CA, SA and ICASA, another SE, ECA and CBAM; `reference` computes both in
-plain PyTorch. A map x is (N, C, H, W), read as if it were contiguous; a size may be 0.
+plain PyTorch. A map x is (N, C, H, W); a size may be 0. On the CPU y and dx are in channels_last if
+x is, else contiguous.
 
 In the first family channels have two halves, as SA divides them into G groups: c with
 c % (C/G) < C/2G is of the channel half, the others of the spatial half; both are numbered
@@ -18,7 +19,7 @@ k = 0 .. C/2 - 1 in the order of c.
     bias. v = x sigmoid(W1 s + b1) in the channel half, x sigmoid(W2 GN(x) + b2) in the spatial
     half, Eq. 12-14; with ``shuffle`` source channel j * C/2 + k then goes to 2k + j.
     y = beta u + (1 - beta) v (Eq. 5), or the one branch that is given; + x if ``residual``. y has
-    the type of x and is contiguous.
+    the type of x.
 
 ``attend_forward(x, <as attend>, training) -> (y, saved, statistics)``
     `attend`, where with ``training`` the BatchNorm takes the batch's own mean and variance:
@@ -40,8 +41,7 @@ The second family is on the CPU alone:
     then weight, bias, running mean and running variance (1) of the BatchNorm. With it
     u = x sigmoid(net(mean of x) + net(max of x)) and, of u over the channels,
     y = u sigmoid(BN(conv([max, mean]))), else y = u. Equal maxima share their gradient, as they do
-    in `torch.amax`. y has the type and the memory format of x: channels_last, else contiguous. So
-    has dx below.
+    in `torch.amax`. y has the type of x.
 
 ``weigh_forward(x, net, spatial, eps, training) -> (y, saved, statistics)``
     The same, with training and statistics (2, 1) as in `attend_forward`. saved is for the backward,
@@ -198,8 +198,16 @@ for _name in ("attend_backward", "weigh_backward"):
     torch.library.impl(f"icasa::{_name}", ("Batched", "FuncTorchBatched"))(_refuse_batch)
 
 
+def keeps_format(x: Tensor) -> bool:
+    """Whether x is in channels_last, and y and dx are to be."""
+    return x.device.type != "cuda" and format_of(x) == torch.channels_last
+
+
 def _fake_attend(x: Tensor, *layer: Any) -> Tensor:
-    return torch.empty_like(x, memory_format=torch.contiguous_format)
+    last = keeps_format(x)
+    return torch.empty_like(
+        x, memory_format=torch.channels_last if last else torch.contiguous_format
+    )
 
 
 def _fake_forward(
@@ -225,24 +233,20 @@ torch.library.register_fake("icasa::attend_forward", _fake_forward)
 torch.library.register_fake("icasa::attend_backward", _fake_backward)
 
 
-def _fake_weigh(x: Tensor, *layer: Any) -> Tensor:
-    return torch.empty_like(x, memory_format=format_of(x))
-
-
 def _fake_weigh_forward(
     x: Tensor, net: Sequence[Tensor], spatial: Sequence[Tensor], eps: float, training: bool
 ) -> tuple[Tensor, list[Tensor], Tensor]:
     vector, statistics = native.empty_gates(x, net, spatial, training)
     saved = [vector] if native.serves(x) else reference.withhold_net(net, spatial)
-    return _fake_weigh(x), saved, statistics.to(reference.statistics_dtype(x.dtype))
+    return _fake_attend(x), saved, statistics.to(reference.statistics_dtype(x.dtype))
 
 
 def _fake_weigh_backward(
     g: Tensor, x: Tensor, saved: Any, net: Any, spatial: Any, *options: Any
 ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-    return _fake_weigh(x), *native.empty_net(x, net, spatial)
+    return _fake_attend(x), *native.empty_net(x, net, spatial)
 
 
-torch.library.register_fake("icasa::weigh", _fake_weigh)
+torch.library.register_fake("icasa::weigh", _fake_attend)
 torch.library.register_fake("icasa::weigh_forward", _fake_weigh_forward)
 torch.library.register_fake("icasa::weigh_backward", _fake_weigh_backward)

@@ -179,8 +179,8 @@ def attend_forward(
     with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
         y, statistics = compute(x.double(), ica, sa, *layer)
     statistics = statistics.to(statistics_dtype(x.dtype))
-    saved = withhold(ica, sa)
-    return y.to(x.dtype).contiguous(), saved, statistics if layer[-1] else statistics[:, :0].clone()
+    saved, y = withhold(ica, sa), y.to(x.dtype).contiguous(memory_format=format_of(x))
+    return y, saved, statistics if layer[-1] else statistics[:, :0].clone()
 
 
 def attend_backward(
@@ -206,7 +206,8 @@ def attend_backward(
     dtype = statistics_dtype(x.dtype)
     dica, dsa, dbeta = ([p.to(dtype) for p in tensors] for tensors in gradients)
     none = x.new_empty(0, dtype=dtype)
-    return dx.to(x.dtype).contiguous(), dica, dsa, dbeta[0] if dbeta else none
+    dx = dx.to(x.dtype).contiguous(memory_format=format_of(x))
+    return dx, dica, dsa, dbeta[0] if dbeta else none
 
 
 def weighed(
