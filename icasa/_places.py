@@ -183,7 +183,7 @@ def _alternatives(model: nn.Module) -> str:
     if not found:
         return "choose a model with convolutions"
     kind = Counter(kind for _, kind in found).most_common(1)[0][0]
-    return f"where=, a type such as {kind} or a pattern of names such as {found[-1][0]!r}"
+    return f"give where=, a type such as {kind} or a pattern of names such as {found[-1][0]!r}"
 
 
 def _residual_by_trace(model: nn.Module, trace: Trace) -> list[Place]:
