@@ -20,7 +20,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from icasa._check import check_positive_int
-from icasa.attention import CA, CBAM, ECA, ICA, ICASA, SA, SE
+from icasa.attention import CA, CBAM, ECA, ICA, ICASA, LAYERS, SA, SE
 from icasa.insert import insert_attention
 
 Layer = Callable[[int], nn.Module]  # from channels
@@ -186,8 +186,8 @@ def macs(model: nn.Module, *args: Any) -> int:
     # Without parameters that need gradients: else the counter fails at views made under no_grad.
     model = copy.deepcopy(model).eval().requires_grad_(False)
     for layer in model.modules():
-        if isinstance(layer, (ICA, SA, ICASA)):
-            layer.fused = False
+        if isinstance(layer, LAYERS):
+            layer.fused = False  # type: ignore[assignment]
     with contextlib.ExitStack() as stack:
         stack.enter_context(torch.no_grad())
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
@@ -241,8 +241,10 @@ def _insert(
         attended = copy.deepcopy(model)
         try:
             places = insert_attention(attended, layer, where=where, example=args)
-        except ValueError as error:
-            raise ValueError(f"{name} does not fit: {error}; leave it out of layers") from error
+        except Exception as error:  # whatever the user's layer raises
+            kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+            message = f"{name} does not fit: {kind}{error}; leave it out of layers"
+            raise ValueError(message) from error
         models[name] = len(places), attended
     return models
 

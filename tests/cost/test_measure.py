@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from icasa import CA, CBAM, ECA, ICA, ICASA, SA, SE
+from icasa import ECA, ICASA, SA, SE
+from icasa.attention import LAYERS
 from icasa.cost import compare, default_layers, macs, measure, saved_bytes
 
 X = torch.randn(2, 3, 8, 8)
@@ -194,12 +195,16 @@ def test_macs_by_hand(model, shape, expected):
     assert macs(model, torch.randn(shape)) == expected
 
 
-def test_macs_do_not_depend_on_the_path_and_leave_the_switches():
-    fast, x = torch.backends.mha.get_fastpath_enabled(), torch.randn(1, 16, 5, 7)
-    assert macs(ICASA(16, fused=True), x) == macs(ICASA(16, fused=False), x) > 0
-    layer = ICASA(16, fused=True)
-    macs(layer, x)
-    assert layer.fused is True
+@pytest.mark.parametrize("layer", LAYERS)
+def test_macs_do_not_depend_on_the_kernel(layer):
+    fast, x = layer(16, fused=True), torch.randn(1, 16, 5, 7)
+    assert macs(fast, x) == macs(layer(16, fused=False), x)
+    assert fast.fused is True
+
+
+def test_macs_leave_the_switches():
+    fast = torch.backends.mha.get_fastpath_enabled()
+    macs(nn.TransformerEncoderLayer(8, 2), torch.randn(2, 7, 8))
     assert torch.backends.mha.get_fastpath_enabled() is fast is True
     macs(nn.LSTM(3, 5), torch.randn(2, 7, 3))
     assert torch._C._get_mkldnn_enabled()
@@ -234,7 +239,7 @@ def test_default_layers_are_all_that_take_such_maps():
             made = layer(16)
             assert made(x).shape == x.shape
             assert not getattr(made, "shuffle", False)
-            assert isinstance(made, (ICA, SA, ICASA, CA, SE, ECA, CBAM))
+            assert isinstance(made, LAYERS)
 
 
 @pytest.mark.parametrize(
