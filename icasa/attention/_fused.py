@@ -16,7 +16,7 @@ from torch.nn.modules import module as modules
 
 from icasa import kernels
 from icasa._check import check_one_of
-from icasa.attention._operands import Operands, PlaneOperands, Refusal, gather
+from icasa.attention._operands import Operands, PlaneOperands, Refusal, gather, list_tensors
 
 # PyTorch has no public name for this. A version without it has no transforms active.
 _transforms = getattr(torch._C, "_are_functorch_transforms_active", bool)
@@ -80,7 +80,7 @@ def _is_faster(x: Tensor, found: Operands | PlaneOperands) -> bool:
     """Whether a kernel that computes x is faster than PyTorch's operators."""
     if isinstance(found, Operands):
         return kernels.is_faster(x, found.ica)
-    return bool(found.spatial) or kernels.net_is_faster(x, found.net, torch.is_grad_enabled())
+    return len(found.spatial) > 0 or kernels.net_is_faster(x, found.net, torch.is_grad_enabled())
 
 
 def _refuse_input(x: Tensor, lengths: Tensor | None) -> Refusal | None:
@@ -109,7 +109,7 @@ def _refuse_tensors(found: Operands | PlaneOperands, x: Tensor) -> Refusal | Non
     if isinstance(found, PlaneOperands) and device.type != "cpu":
         return Refusal("x on the CPU, where alone this layer has a kernel", device, "move x")
     beta = getattr(found, "beta", None)
-    for p in found.tensors:
+    for p in list_tensors(found):
         if p.dtype is dtype and type(p) in PLAIN and p.device == device:
             continue  # as nearly every one, on every call
         mixed = torch.is_autocast_enabled(device.type)
