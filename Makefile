@@ -2,6 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 ROOT ?=
+DIST ?=
 SEED ?= 0
 CASES ?= 5000
 # The library's own tests, without those of the examples, the benchmarks, the site and other tools.
@@ -38,7 +39,7 @@ dist: .venv/dist
 	PATH="$(CURDIR)/$(BIN):$$PATH" .ci/dist
 
 versions:
-	$(PYTHON) .ci/versions.py
+	$(PYTHON) .ci/versions.py $(if $(DIST),--dist "$(DIST)")
 
 sanitize: .venv/test
 	.ci/sanitize $(BIN)/python

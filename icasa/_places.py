@@ -15,7 +15,12 @@ from icasa.attention import LAYERS
 
 HANDLE = "attention_handle"  # attribute that marks a module as followed by an inserted layer
 # Their channels are on axis 1: every convolution and every batch, instance or group norm of torch.
-CHANNEL_FIRST = (nn.modules.conv._ConvNd, nn.modules.batchnorm._NormBase, nn.GroupNorm)
+CHANNEL_FIRST = (
+    *(nn.Conv1d, nn.Conv2d, nn.Conv3d),
+    *(nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d),
+    *(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm),
+    *(nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d, nn.GroupNorm),
+)
 # Attributes of residual blocks: the shortcut, or the flag for it.
 SHORTCUTS = (
     *("downsample", "shortcut", "skip", "skip_connection", "residual", "use_res_connect"),
@@ -183,7 +188,7 @@ def _alternatives(model: nn.Module) -> str:
     if not found:
         return "choose a model with convolutions"
     kind = Counter(kind for _, kind in found).most_common(1)[0][0]
-    return f"where=, a type such as {kind} or a pattern of names such as {found[-1][0]!r}"
+    return f"give where=, a type such as {kind} or a pattern of names such as {found[-1][0]!r}"
 
 
 def _residual_by_trace(model: nn.Module, trace: Trace) -> list[Place]:

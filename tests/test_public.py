@@ -103,6 +103,15 @@ def imports(path):
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
+@pytest.mark.parametrize("path", SOURCES, ids=module_name)
+def test_private_names_of_torch_are_looked_up_by_getattr(path):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        name = ast.unparse(node) if isinstance(node, ast.Attribute) else ""
+        if re.match(r"(torch|nn|F)\.([\w.]+\.)?_[a-zA-Z]", name):
+            # The first holds them; the other is in torch's documentation.
+            assert name in ("torch._C", "torch._check"), f"{path}:{node.lineno}: {name}"
+
+
 def test_importing_icasa_takes_torch_and_numpy_alone():
     out = subprocess.run(
         [sys.executable, "-c", IMPORT], cwd=ROOT, capture_output=True, text=True, check=True

@@ -16,7 +16,14 @@ from torch.nn.modules import module as modules
 
 from icasa import kernels
 from icasa._check import check_one_of
-from icasa.attention._operands import Operands, PlaneOperands, Refusal, gather, hidden_units
+from icasa.attention._operands import (
+    Operands,
+    PlaneOperands,
+    Refusal,
+    gather,
+    hidden_units,
+    list_tensors,
+)
 
 # PyTorch has no public name for this. A version without it has no transforms active.
 _transforms = getattr(torch._C, "_are_functorch_transforms_active", bool)
@@ -105,7 +112,7 @@ def _refuse_tensors(found: Operands | PlaneOperands, x: Tensor) -> Refusal | Non
     if isinstance(found, PlaneOperands) and device.type != "cpu":
         return Refusal("x on the CPU, where alone this layer has a kernel", device, "move x")
     beta = getattr(found, "beta", None)
-    for p in found.tensors:
+    for p in list_tensors(found):
         if p.dtype is dtype and type(p) in PLAIN and p.device == device:
             continue  # as nearly every one, on every call
         mixed = torch.is_autocast_enabled(device.type)

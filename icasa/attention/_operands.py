@@ -32,11 +32,6 @@ class Operands(NamedTuple):
     residual: bool = False
     norm: nn.BatchNorm1d | None = None  # the BatchNorm, if it takes the statistics of the batch
 
-    @property
-    def tensors(self) -> Sequence[Tensor]:
-        """All of them."""
-        return (*self.ica, *self.sa, *(() if self.beta is None else (self.beta,)))
-
 
 class PlaneOperands(NamedTuple):
     """What `kernels.weigh` takes of a layer, in its order."""
@@ -46,11 +41,6 @@ class PlaneOperands(NamedTuple):
     eps: float = 0.0
     norm: nn.BatchNorm2d | None = None  # where it takes the statistics of the batch
 
-    @property
-    def tensors(self) -> Sequence[Tensor]:
-        """All of them."""
-        return (*self.net, *self.spatial)
-
 
 class Refusal(NamedTuple):
     """Why no kernel may stand in for a layer; `got` is put into words only if it is shown."""
@@ -58,6 +48,13 @@ class Refusal(NamedTuple):
     expected: str
     got: Any
     hint: str = "restore the layer's own part"
+
+
+def list_tensors(found: Operands | PlaneOperands) -> list[Tensor]:
+    """Return all tensors of a layer; no property, which older Dynamo does not trace."""
+    if isinstance(found, PlaneOperands):
+        return [*found.net, *found.spatial]
+    return [*found.ica, *found.sa, *([] if found.beta is None else [found.beta])]
 
 
 def _is_own(cls: type) -> bool:
@@ -114,7 +111,9 @@ def _ca_operands(layer: Any) -> Operands | Refusal:
     if isinstance(found, Refusal):
         return found
     weight = found.ica[0]
-    return found._replace(ica=[weight.new_ones((C, 1, 1)), weight.new_zeros(C), *found.ica])
+    depthwise = weight.new_ones((C, 1, 1)), weight.new_zeros(C)
+    # Not by _replace, which older Dynamo does not trace.
+    return Operands([*depthwise, *found.ica], norm_eps=found.norm_eps, norm=found.norm)
 
 
 def _axis_operands(layer: Any, reduce: Any, shapes: Sequence[Shape]) -> Operands | Refusal:

@@ -12,6 +12,9 @@ from icasa.augment.aam import AAM
 from icasa.augment.loss import soft_cross_entropy
 from icasa.augment.pairs import MixedPairs
 
+# PyTorch has no public name for the base of its losses. A version without it has none to refuse.
+LOSSES = getattr(nn.modules.loss, "_Loss", ())
+
 
 class AAMLoss(NamedTuple):
     """Result of :func:`aam_loss`.
@@ -110,7 +113,7 @@ def _soft(criterion: Callable[..., Tensor]) -> Callable[..., Tensor]:
     if type(criterion) is nn.CrossEntropyLoss and criterion.reduction != "sum":
         options = ("weight", "label_smoothing", "ignore_index")
         return partial(soft_cross_entropy, **{name: getattr(criterion, name) for name in options})
-    if isinstance(criterion, nn.modules.loss._Loss):
+    if isinstance(criterion, LOSSES):
         raise ValueError(
             f"expected a criterion called as criterion(logits, target, reduction='none'), "
             f"got {criterion}; pass a function, such as partial(soft_cross_entropy, weight=w)"

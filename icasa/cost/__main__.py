@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from icasa._check import check_positive_int
 from icasa.cost.measure import Layer, compare, default_layers
 from icasa.cost.table import rows, table
 from icasa.environment import environment
@@ -135,10 +136,11 @@ def run(args: argparse.Namespace, argv: Sequence[str]) -> None:
     torch.manual_seed(args.seed)
     files = [path for path in (args.csv, args.json) if path]
     for path in files:  # before the measurement rather than after it
-        if not path.parent.is_dir():
-            raise ValueError(f"expected a file in an existing folder, got {path}; make the folder")
-    if args.threads:
-        torch.set_num_threads(args.threads)
+        if not path.parent.is_dir() or path.is_dir():
+            hint = "make the folder, or name a file in it"
+            raise ValueError(f"expected a file in an existing folder, got {path}; {hint}")
+    if args.threads is not None:
+        torch.set_num_threads(check_positive_int("threads", args.threads))
     x = tuple(torch.randn(1, *axes) for axes in args.input)
     ndim = args.ndim or max(1, x[0].ndim - 2)
     costs = compare(

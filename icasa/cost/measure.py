@@ -3,69 +3,24 @@
 `compare` puts each layer into a copy of a model and measures it against the plain model.
 """
 
-import contextlib
 import copy
 import logging
-import random
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.backends.mha import get_fastpath_enabled, set_fastpath_enabled
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
 from icasa._check import check_positive_int
 from icasa.attention import CA, CBAM, ECA, ICA, ICASA, SA, SE
+from icasa.cost.count import macs, saved_bytes
+from icasa.cost.latency import Latency, latencies
 from icasa.insert import insert_attention
 
 Layer = Callable[[int], nn.Module]  # from channels
 PLAIN = "plain"  # the row of the model without a layer
-REPORT = 10.0  # seconds between two lines of progress
 logger = logging.getLogger("icasa.cost")
-
-
-class Latency(NamedTuple):
-    """Milliseconds of a call, and the ratio to the plain model: median, 20th, 80th percentile.
-
-    ``rounds`` is the number of timed calls.
-    """
-
-    ms: float
-    ms_p20: float
-    ms_p80: float
-    ratio: float
-    ratio_p20: float
-    ratio_p80: float
-    rounds: int
-
-
-class Turns(NamedTuple):
-    """How often all models take their turn, by default: fewer times once ``seconds`` are spent."""
-
-    most: int
-    fewest: int
-    seconds: float
-
-    def iterate(self, given: int | None, what: str) -> Iterator[int]:
-        """Count the turns, exactly those that are given, and report the progress of slow ones."""
-        begin = reported = time.perf_counter()
-        for done in range(self.most if given is None else given):
-            now = time.perf_counter()
-            if given is None and done >= self.fewest and now - begin > self.seconds:
-                break
-            if now - reported > REPORT:
-                logger.info("  %s: round %d after %.0f s", what, done, now - begin)
-                reported = now
-            yield done
-
-
-WARMUP = Turns(5, 1, 5.0)
-ROUNDS = Turns(30, 5, 30.0)
 
 
 class Cost(NamedTuple):
@@ -176,51 +131,6 @@ def default_layers(ndim: int = 2) -> dict[str, Layer]:
     return made
 
 
-def macs(model: nn.Module, *args: Any) -> int:
-    """Return the multiply-accumulates of a forward, half of the count of torch's FlopCounterMode.
-
-    Convolutions and matrix products are counted, as modules or as functions, also inside attention
-    and recurrent layers, whose fused forms are switched off for the count. Norms, pooling, biases
-    and other element-wise operations are not counted.
-    """
-    # Without parameters that need gradients: else the counter fails at views made under no_grad.
-    model = copy.deepcopy(model).eval().requires_grad_(False)
-    for layer in model.modules():
-        if isinstance(layer, (ICA, SA, ICASA)):
-            layer.fused = False
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(torch.no_grad())
-        stack.enter_context(sdpa_kernel(SDPBackend.MATH))
-        stack.callback(set_fastpath_enabled, get_fastpath_enabled())
-        set_fastpath_enabled(False)
-        if any(isinstance(module, nn.RNNBase) for module in model.modules()):
-            for backend in (torch.backends.mkldnn, torch.backends.cudnn):
-                stack.callback(backend.set_flags, backend.set_flags(False)[0])
-        counter = stack.enter_context(FlopCounterMode(display=False))
-        model(*args)
-    return int(counter.get_total_flops()) // 2
-
-
-def saved_bytes(forward: Callable[[], Any], spared: Iterable[Tensor]) -> int:
-    """Return the bytes that ``forward`` saves for its backward, without the ``spared`` tensors.
-
-    Each storage is counted once. Pass the parameters and buffers as ``spared``, which exist anyway.
-    The input is counted if it is saved.
-    """
-    known = {tensor.untyped_storage().data_ptr() for tensor in spared}
-    saved: dict[int, torch.UntypedStorage] = {}  # held, so that no address is given out twice
-
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in known:
-            saved[storage.data_ptr()] = storage
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        forward()
-    return sum(storage.nbytes() for storage in saved.values())
-
-
 def _insert(
     model: nn.Module, args: tuple[Any, ...], layers: Mapping[str, Layer], where: Any
 ) -> dict[str, tuple[int, nn.Module]]:
@@ -241,8 +151,10 @@ def _insert(
         attended = copy.deepcopy(model)
         try:
             places = insert_attention(attended, layer, where=where, example=args)
-        except ValueError as error:
-            raise ValueError(f"{name} does not fit: {error}; leave it out of layers") from error
+        except Exception as error:  # whatever the user's layer raises
+            kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+            message = f"{name} does not fit: {kind}{error}; leave it out of layers"
+            raise ValueError(message) from error
         models[name] = len(places), attended
     return models
 
@@ -258,14 +170,21 @@ def _measure(
 ) -> tuple[dict[str, Latency], dict[str, int], dict[str, Latency]]:
     """Return the latency of a forward, the bytes saved and the latency of a step, by model."""
     nets = {name: net.eval() for name, (_, net) in models.items()}
-    clock = partial(_latencies, device=device, rounds=rounds, warmup=warmup, seed=seed)
+
+    def clock(what: str, call: Callable[..., Any]) -> dict[str, Latency]:
+        runs = {
+            name: partial(_attempt, f"the {what} of {name}", partial(call, net, *batch))
+            for name, net in nets.items()
+        }
+        return latencies(runs, what, device=device, rounds=rounds, warmup=warmup, seed=seed)
+
     with torch.no_grad():
-        forward = clock({f: partial(net, *batch) for f, net in nets.items()}, "forward")
+        forward = clock("forward", _forward)
     saved, steps = dict.fromkeys(nets, 0), {}
     if step:
         for net in nets.values():
             net.train()
-        steps = clock({name: partial(_step, net, batch) for name, net in nets.items()}, "step")
+        steps = clock("step", _step)
         for name, net in nets.items():
             net.zero_grad()
             spared = (*net.parameters(), *net.buffers())
@@ -273,43 +192,11 @@ def _measure(
     return forward, saved, steps
 
 
-def _latencies(
-    runs: Mapping[str, Callable[[], Any]],
-    call: str,
-    *,
-    device: torch.device,
-    rounds: int | None,
-    warmup: int | None,
-    seed: int,
-) -> dict[str, Latency]:
-    """Time all calls in turn, in a new random order in each round."""
-    for _ in WARMUP.iterate(warmup, f"{call}, warm-up"):
-        for name, run in runs.items():
-            _attempt(f"the {call} of {name}", run)
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    order = random.Random(seed)
-    for _ in ROUNDS.iterate(rounds, call):
-        for name in order.sample(list(runs), len(runs)):
-            seconds[name].append(_seconds(runs[name], device))
-    arrays = {name: np.array(taken) for name, taken in seconds.items()}
-    return {
-        name: Latency(*_spread(1e3 * taken), *_spread(taken / arrays[PLAIN]), len(taken))
-        for name, taken in arrays.items()
-    }
+def _forward(net: nn.Module, *batch: Any) -> None:
+    net(*batch)
 
 
-def _seconds(run: Callable[[], Any], device: torch.device) -> float:
-    """Wall clock of a call, with CUDA synchronised before and after."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    begin = time.perf_counter()
-    run()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - begin
-
-
-def _step(net: nn.Module, batch: tuple[Any, ...]) -> None:
+def _step(net: nn.Module, *batch: Any) -> None:
     """Forward and backward, where anything needs a gradient."""
     net.zero_grad()
     loss = sum(out.square().mean() for out in _outputs(net(*batch)))
@@ -358,8 +245,3 @@ def _resize(args: tuple[Any, ...], size: int) -> tuple[Any, ...]:
 
 def _move(args: tuple[Any, ...], device: torch.device) -> tuple[Any, ...]:
     return tuple(a.to(device) if isinstance(a, Tensor) else a for a in args)
-
-
-def _spread(values: Any) -> tuple[float, float, float]:
-    middle, low, high = np.quantile(values, (0.5, 0.2, 0.8))
-    return float(middle), float(low), float(high)

@@ -4,7 +4,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from icasa.cost.measure import Cost, Latency
+from icasa.cost.latency import Latency
+from icasa.cost.measure import Cost
 
 COLUMNS = ("layer", "places", "parameters", "MACs", "saved", "forward ms", "x plain")
 STEP = ("step ms", "x plain")

@@ -166,7 +166,8 @@ ON_CPU = SimpleNamespace(
 # PyTorch has no public names for these. A version without one for modes has none active; one that
 # cannot tell a batch of gradients always goes through the dispatcher.
 dispatch_modes = getattr(torch._C, "_len_torch_dispatch_stack", int)
-is_batch = getattr(torch._C._functorch, "is_legacy_batchedtensor", lambda x: True)
+_functorch = getattr(torch._C, "_functorch", None)
+is_batch = getattr(_functorch, "is_legacy_batchedtensor", lambda x: True)
 function_modes = getattr(torch._C, "_len_torch_function_stack", int)
 
 

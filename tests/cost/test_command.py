@@ -118,7 +118,10 @@ def test_layers_and_places_may_be_the_user_s(capsys):
         (["mymodule:make", "--layers", "XX"], r"expected module:callable or one of .*, got 'XX'"),
         (["mymodule:make", "--batch", "0"], "expected batch_sizes to be an integer >= 1, got 0"),
         (["mymodule:make", "--device", "abc"], "expected a device of this machine, got 'abc'"),
+        (["mymodule:make", "--layers", "mymodule:broken"], "mymodule:broken does not fit: TypeErr"),
+        (["mymodule:make", "--threads", "0"], "expected threads to be an integer >= 1, got 0"),
         (["mymodule:make", "--csv", "no/a.csv"], "expected a file in an existing folder, got no/a"),
+        (["mymodule:make", "--json", "."], r"expected a file in an existing folder, got \.; make"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

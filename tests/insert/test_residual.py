@@ -171,7 +171,7 @@ def test_a_plain_network_is_told_what_to_give(example):
     vgg = nn.Sequential(nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3))
     message = refusal(vgg, example=example)
     assert "got none in Sequential" in message
-    assert "where=, a type such as Conv2d or a pattern of names such as '3'" in message
+    assert "give where=, a type such as Conv2d or a pattern of names such as '3'" in message
 
 
 @pytest.mark.parametrize("example", [None, WAVE], ids=["declared", "traced"])
