@@ -246,7 +246,7 @@ def test_inference_mode_and_what_it_made(cls):
         x = randn(*SHAPE)
         assert_alike({"y": fast(x)}, {"y": plain(x)})
     for layer in (fast, plain):
-        with pytest.raises(RuntimeError, match="[Ii]nference tensors"):
+        with pytest.raises(RuntimeError, match=r"[Ii]nference tensors"):
             layer(x)
 
 
