@@ -39,7 +39,9 @@ LEAST = 0.97  # of the mutants must be killed, or survive for a reason
 COPIED = ("icasa", "tests", "examples", "README.md", "hatch_build.py", "pyproject.toml")
 
 LAYER = tuple(f"tests/test_{name}.py" for name in ("errors", "padding", "contract"))
-KERNEL = tuple(f"tests/kernels/test_{name}.py" for name in ("ops", "layers", "attend", "native"))
+KERNEL = tuple(
+    f"tests/kernels/test_{name}.py" for name in ("ops", "layers", "attend", "native", "weigh")
+)
 ADAPTER = tuple(f"tests/attention/test_{name}.py" for name in ("fused_parts", "misfits", "fused"))
 # What is run for a file, by its path or its folder, after the test file of its name.
 TESTS = {

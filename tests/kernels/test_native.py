@@ -157,3 +157,26 @@ def test_copies_from_one_memory_format_to_the_other(shape, dtype, threads, monke
         assert torch.equal(y, planes)
     sliced = torch.stack((planes, planes), dim=-1)[..., 0]
     assert torch.equal(native.copy(sliced, torch.channels_last), planes)
+
+
+def test_planes_are_weighed_by_the_c_where_that_is_faster():
+    """PyTorch is for many units beside a plane, and for such a layer in a large evaluation."""
+    eca = [torch.empty(1, 1, 3)]
+    small, half, full = (
+        torch.empty(n, 64, *s) for n, s in ((7, (8, 8)), (8, (8, 8)), (4, (56, 56)))
+    )
+    for x in (small, half, full):
+        assert native.net_is_faster(x, eca, False)
+    for x, units, needs_grad, faster in (
+        (small, 65, True, True),
+        (small, 65, False, True),
+        (half, 64, True, True),
+        (half, 65, True, False),
+        (half, 4, False, True),
+        (half, 5, False, False),
+        (full, 4, True, True),
+        (full, 4, False, False),
+        (full[:2], 4, False, True),
+    ):
+        se = [torch.empty(shape) for shape in ((units, 64), (units,), (64, units), (64,))]
+        assert native.net_is_faster(x, se, needs_grad) == faster
