@@ -184,6 +184,31 @@ def test_names_the_backend_that_runs():
         icasa.backend("meta")
 
 
+@pytest.mark.parametrize(
+    "register",
+    [
+        f"register_{hook}_hook"
+        for hook in ("forward_pre", "forward", "full_backward_pre", "full_backward")
+    ],
+)
+@every_class
+def test_a_hook_on_any_part_is_run(cls, register):
+    for name, part in cls(8).named_modules():
+        if name == "" or isinstance(part, torch.nn.ModuleList):
+            continue  # the layer itself, and a list, which is never called
+        layer, seen = cls(8), []
+        getattr(layer.get_submodule(name), register)(lambda *args, seen=seen: seen.append(args))
+        layer(X.clone().requires_grad_()).sum().backward()
+        assert seen, name
+
+
+@every_class
+def test_many_channels_are_served(cls):
+    layer = cls(2064, fused=True)  # 258 in a half of a group
+    x = torch.randn(1, 2064, 2, 3)
+    torch.testing.assert_close(layer(x), insist(layer, False)(x), rtol=1e-4, atol=1e-5)
+
+
 def test_none_leaves_se_to_torch_in_evaluation_of_a_large_map(c_library):
     layer, x = icasa.SE(64).eval(), torch.randn(4, 64, 56, 56)
     with torch.no_grad():

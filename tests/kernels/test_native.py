@@ -138,6 +138,7 @@ def test_a_library_of_one_thread_is_used_where_that_is_faster(monkeypatch):
         assert native.is_faster(small)
         assert native.is_faster(large) == faster
         assert native.serves(large)
+    assert not native.is_faster(small.double())
 
 
 @pytest.mark.parametrize("dtype", native.TYPES, ids=str)
@@ -162,9 +163,8 @@ def test_copies_from_one_memory_format_to_the_other(shape, dtype, threads, monke
 def test_planes_are_weighed_by_the_c_where_that_is_faster():
     """PyTorch is for many units beside a plane, and for such a layer in a large evaluation."""
     eca = [torch.empty(1, 1, 3)]
-    small, half, full = (
-        torch.empty(n, 64, *s) for n, s in ((7, (8, 8)), (8, (8, 8)), (4, (56, 56)))
-    )
+    sizes = ((7, (4, 16)), (8, (4, 16)), (4, (56, 56)))
+    small, half, full = (torch.empty(n, 64, *size) for n, size in sizes)
     for x in (small, half, full):
         assert native.net_is_faster(x, eca, False)
     for x, units, needs_grad, faster in (
