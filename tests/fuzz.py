@@ -18,6 +18,7 @@ from icasa.kernels import native
 from tests.kernels import law
 from tests.kernels.test_exact import LOUDEST, put_in
 from tests.kernels.test_layers import insist, outcome
+from tests.kernels.test_situations import transposed
 from tests.strategies import LAYOUTS, lay_out, randomise
 
 CLASSES = {name: getattr(icasa, name) for name in ("CA", "ICA", "SA", "ICASA", "SE", "ECA", "CBAM")}
@@ -54,6 +55,7 @@ class Case(NamedTuple):
     dtype: str
     shape: tuple[int, int, int, int]
     layout: str
+    weights: str
     threads: int
     kind: str
     strength: float
@@ -81,8 +83,9 @@ def draw(random_: random.Random) -> Case:
             break
     kind, strength = random_.choice(list(law.DISTURBANCES)), random_.uniform(0, LOUDEST[dtype])
     name, layout = str(dtype).removeprefix("torch."), random_.choice(LAYOUTS)
-    rest = layout, random_.choice((1, 2, 3)), kind, round(10**strength, 3), random_.randrange(10**6)
-    return Case(layer, options, mode, name, shape, *rest)
+    rest = random_.choice((1, 2, 3)), kind, round(10**strength, 3), random_.randrange(10**6)
+    weights = random_.choice(("contiguous", "transposed"))
+    return Case(layer, options, mode, name, shape, layout, weights, *rest)
 
 
 def simpler(case: Case) -> Iterator[Case]:
@@ -94,6 +97,7 @@ def simpler(case: Case) -> Iterator[Case]:
         ("mode", "eval"),
         ("dtype", "float32"),
         ("layout", "contiguous"),
+        ("weights", "contiguous"),
         ("threads", 1),
         ("kind", "noise"),
         ("strength", float(f"{case.strength:.0e}")),
@@ -115,6 +119,8 @@ def failures(case: Case) -> dict[str, Any]:
     dtype = getattr(torch, case.dtype)
     layer = CLASSES[case.layer](case.shape[1], dtype=dtype, **case.options)
     layer = put_in(randomise(layer, case.seed), case.mode)
+    if case.weights == "transposed":
+        layer = transposed(layer)
     inputs = law.draw(case.kind, case.strength, case.shape, dtype, case.seed)
     x, g = (lay_out(t, case.layout) for t in (inputs.x, inputs.g))
     try:

@@ -23,6 +23,7 @@ COMMANDS = {
     "exactness": "python -m pytest -q tests/kernels/test_exact.py",
     "range": "python -m pytest -q tests/kernels/test_range.py",
     "bits": "python -m pytest -q tests/kernels/test_determinism.py tests/kernels/test_native.py",
+    "situations": "python -m pytest -q tests/kernels/test_situations.py",
     "memory": "make sanitize",
     "fuzz": "make fuzz CASES=1000",
     "leak": "python -m pytest -q tests/kernels/test_endurance.py",

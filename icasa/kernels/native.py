@@ -152,10 +152,10 @@ def empty_net(
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Return the gradients of the parameters of ``weigh``, given by the weights, to be filled."""
     dtype = statistics_dtype(x.dtype)
-    if len(net) == 1:
-        return [torch.empty_like(net[0], dtype=dtype)], []
+    # By shapes alone: the C fills contiguous tensors, whatever the layout of the parameters.
     dnet = [x.new_empty(shape, dtype=dtype) for p in net for shape in (p.shape, p.shape[:1])]
-    return dnet, [torch.empty_like(p, dtype=dtype) for p in (*spatial, *spatial[1:])]
+    dspatial = [x.new_empty(p.shape, dtype=dtype) for p in (*spatial, *spatial[1:])]
+    return dnet[:1] if len(net) == 1 else dnet, dspatial
 
 
 def _in_order(

@@ -117,9 +117,10 @@ INLINE double code_of(const Call *call, int64_t p) {
     return call->gate_lo ? (double)call->gate[p] + call->gate_lo[p] : call->gate[p];
 }
 
+/* Rounded as 1 / (1 + exp(-logit)) is, so that equal maxima are those of float64. */
 INLINE double plane_gate(const Call *call, int64_t p) {
     double code = code_of(call, p);
-    return code < 0 ? 1 + code : code;
+    return code < 0 ? 1 / (1 - code / (1 + code)) : code;
 }
 
 /* A part of a plane of x or g, of a tile of positions. */

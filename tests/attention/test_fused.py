@@ -150,10 +150,11 @@ def test_exports_the_operators_only_when_told_to(cls, fused, strict):
     torch.testing.assert_close(program.module()(X), layer(X))
 
 
+@pytest.mark.parametrize("strict", [False, True])
 @every_class
-def test_a_default_layer_exports_pytorchs_operators_for_large_maps_too(cls):
+def test_a_default_layer_exports_pytorchs_operators_for_large_maps_too(cls, strict):
     example = torch.randn(2, 8, 128, 129)  # more than 2^18 elements
-    program = torch.export.export(cls(8).eval(), (example,))
+    program = torch.export.export(cls(8).eval(), (example,), strict=strict)
     assert "icasa." not in str(program.graph)
 
 
@@ -181,6 +182,31 @@ def test_names_the_backend_that_runs():
     assert (icasa.backend() == "c") == (native.LIBRARY is not None)
     with pytest.raises(ValueError, match=r"expected a device among .*'cpu'.*, got 'meta'"):
         icasa.backend("meta")
+
+
+@pytest.mark.parametrize(
+    "register",
+    [
+        f"register_{hook}_hook"
+        for hook in ("forward_pre", "forward", "full_backward_pre", "full_backward")
+    ],
+)
+@every_class
+def test_a_hook_on_any_part_is_run(cls, register):
+    for name, part in cls(8).named_modules():
+        if name == "" or isinstance(part, torch.nn.ModuleList):
+            continue  # the layer itself, and a list, which is never called
+        layer, seen = cls(8), []
+        getattr(layer.get_submodule(name), register)(lambda *args, seen=seen: seen.append(args))
+        layer(X.clone().requires_grad_()).sum().backward()
+        assert seen, name
+
+
+@every_class
+def test_many_channels_are_served(cls):
+    layer = cls(2064, fused=True)  # 258 in a half of a group
+    x = torch.randn(1, 2064, 2, 3)
+    torch.testing.assert_close(layer(x), insist(layer, False)(x), rtol=1e-4, atol=1e-5)
 
 
 def test_none_leaves_se_to_torch_in_evaluation_of_a_large_map(c_library):

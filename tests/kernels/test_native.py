@@ -138,6 +138,7 @@ def test_a_library_of_one_thread_is_used_where_that_is_faster(monkeypatch):
         assert native.is_faster(small)
         assert native.is_faster(large) == faster
         assert native.serves(large)
+    assert not native.is_faster(small.double())
 
 
 @pytest.mark.parametrize("dtype", native.TYPES, ids=str)
@@ -157,3 +158,22 @@ def test_copies_from_one_memory_format_to_the_other(shape, dtype, threads, monke
         assert torch.equal(y, planes)
     sliced = torch.stack((planes, planes), dim=-1)[..., 0]
     assert torch.equal(native.copy(sliced, torch.channels_last), planes)
+
+
+def test_planes_are_weighed_by_the_c_where_that_is_faster():
+    """PyTorch is for many units beside a plane, and for any in a large contiguous evaluation."""
+    sizes = ((7, (4, 16)), (8, (4, 16)), (4, (56, 56)))
+    small, half, full = (torch.empty(n, 64, *size) for n, size in sizes)
+    for x, units, needs_grad, faster in (
+        (small, 65, True, True),
+        (small, 65, False, True),
+        (half, 64, True, True),
+        (half, 65, True, False),
+        (half, 4, False, True),
+        (half, 5, False, False),
+        (full, 4, True, True),
+        (full, 4, False, False),
+        (full[:2], 4, False, True),
+        (full.contiguous(memory_format=torch.channels_last), 4, False, True),
+    ):
+        assert native.net_is_faster(x, units, needs_grad) == faster

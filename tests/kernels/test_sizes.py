@@ -6,8 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
-from icasa.kernels import native
+from icasa.kernels import native, sizes
 
 if native.LIBRARY is None:
     pytest.skip("the C kernels were not compiled at installation", allow_module_level=True)
@@ -89,3 +90,43 @@ def test_what_does_not_fit_is_a_value_error_and_no_crash():
     )
     assert done.returncode == 0, done.stdout[-300:] + done.stderr[-2000:]
     assert done.stdout.endswith("all refused\n")
+
+
+C, M, K = 16, 8, 3
+ICA = [(C, 1, K), (C,), (M, C, 1), (M,), *[(C, M, 1), (C,)] * 2, *[(M,)] * 4]
+NET, SPATIAL = [(M, C), (M,), (C, M), (C,)], [(1, 2, K, K), *[(1,)] * 4]
+# For each list its check, the shapes of its tensors, and what they are of.
+PARTS = {
+    "ica": (
+        sizes.check_layer,
+        ICA,
+        "depthwise, pointwise, map to H, map to W, norm, norm statistics",
+    ),
+    "sa": (sizes.check_layer, [(4,)] * 6, "channel gate, spatial gate, GroupNorm"),
+    "net": (sizes.check_net, NET, "first map, second map"),
+    "spatial": (sizes.check_net, SPATIAL, "convolution, norm, norm, norm, norm"),
+}
+
+
+@pytest.mark.parametrize("biases", [True, False])
+@pytest.mark.parametrize("name", PARTS)
+def test_the_message_names_the_parameter(name, biases):
+    check, shapes, words = PARTS[name]
+    pairs = name != "spatial"  # whose convolution has no bias
+    if not biases:
+        shapes = shapes[:10:2] if pairs else shapes[:2]
+    x = torch.empty(2, C, 3, 5)
+    for i in range(1, len(shapes)):
+        given = [torch.empty(shape) for shape in shapes]
+        given[i] = torch.empty(7, 7, 7)
+        word = words.split(", ")[i // 2 if pairs and biases else i]
+        lists = {
+            "ica": (given, [], None, 0, False),
+            "sa": ([], given, None, 2, False),
+            "net": (given, []),
+            "spatial": ([torch.empty(s) for s in (NET if biases else NET[::2])], given),
+        }
+        with pytest.raises(
+            ValueError, match=rf"expected {name}\[{i}\] \({word}\) of shape .*\(7, 7"
+        ):
+            check(x, *lists[name], biases=biases)

@@ -246,3 +246,13 @@ def test_what_does_not_fit_is_a_value_error_and_no_crash(c_library):
     )
     assert done.returncode == 0, done.stdout[-300:] + done.stderr[-2000:]
     assert done.stdout.endswith("all refused\n")
+
+
+def test_gates_that_float64_rounds_to_1_are_equal_maxima(c_library):
+    layer = icasa.CBAM(2).eval()
+    with torch.no_grad():
+        layer.excite.weight.zero_()
+        layer.excite.bias.copy_(torch.tensor([18.4, 18.8]))  # gates of 1 - 1e-16 and 1 - 5e-17
+    x, g = torch.ones(1, 2, 1, 1), torch.tensor([1.0, 2.0]).view(1, 2, 1, 1)
+    exact = outcome(insist(layer, False).double(), x.double(), g.double())["dx"]
+    torch.testing.assert_close(outcome(insist(layer, True), x, g)["dx"], exact.float())

@@ -202,6 +202,18 @@ def test_attend_forward_and_backward(parts, training):
         agree("dbeta", got[3], want[3], 1e-4)
 
 
+@pytest.mark.parametrize("parts", ["both", "ica", "sa"])
+def test_a_map_and_a_gradient_in_channels_last_give_the_same_bits(parts):
+    x, p, q, *others = layer((2, 8, 5, 12), 2, parts, False)
+    results = []
+    for format_ in (torch.contiguous_format, torch.channels_last):
+        x, g = (t.contiguous(memory_format=format_) for t in (x, numbers(*x.shape, seed=1)))
+        y, saved, _ = triton_ops.attend_forward(x, p, q, *others)
+        results.append((y, triton_ops.attend_backward(g, x, saved, p[:10:2], q[::2], *others)[0]))
+    for last, first in zip(*results, strict=True):
+        assert torch.equal(last, first)
+
+
 @sizes
 @pytest.mark.parametrize("v", [1e4, 1e9])
 @pytest.mark.parametrize("loud", ["row", "column", "pixel", "sample"])
