@@ -80,7 +80,7 @@ def _is_worthwhile(layer: Any, x: Tensor) -> bool:
     # What watches PyTorch's operators, as a counter of FLOPs does, is shown these.
     if not torch.compiler.is_compiling() and kernels.dispatch_modes():
         return False
-    if not kernels.is_faster(x):
+    if x.ndim != 4 or not kernels.is_faster(x):
         return False
     units = hidden_units(layer)
     return not units or kernels.net_is_faster(x, units, torch.is_grad_enabled())

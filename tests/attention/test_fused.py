@@ -90,8 +90,10 @@ def test_none_takes_the_fast_path_for_a_plain_map_alone(cls, backend):
     assert runs_fused(layer, lay_out(large, "channels_last")) == (backend == "c")
     assert not runs_fused(layer, X[:0])
     assert runs_fused(cls(8, fused=True), X[:0])
-    if 1 in ndims(cls):
-        assert not runs_fused(cls(8, ndim=1), torch.randn(2, 8, 5))
+    for ndim in set(ndims(cls)) - {2}:
+        for size in (5, 64**2):  # 4096 x 16 elements: past where a kernel looks at the size
+            x = torch.randn(2, 8, size, *[1] * (ndim - 1))
+            assert not runs_fused(cls(8, ndim=ndim), x)
 
 
 @every_class

@@ -256,5 +256,5 @@ def test_saved_moments_of_another_size_are_refused():
     triton_ops.attend_backward(x, x, saved, *weights, *rest)
     for i in range(6):
         changed = [*saved[:i], torch.ones(3), *saved[i + 1 :]]
-        with pytest.raises(ValueError, match=rf"expected saved\[{i}\] of shape .*, got .*; give"):
+        with pytest.raises(ValueError, match=rf"expected saved\[{i}\] of shape .*, got .*; pass"):
             triton_ops.attend_backward(x, x, changed, *weights, *rest)
