@@ -117,11 +117,10 @@ INLINE double code_of(const Call *call, int64_t p) {
     return call->gate_lo ? (double)call->gate[p] + call->gate_lo[p] : call->gate[p];
 }
 
-/* Rounded as 1 / (1 + exp(-logit)) is, so that equal maxima are those of float64. */
-INLINE double plane_gate(const Call *call, int64_t p) {
-    double code = code_of(call, p);
-    return code < 0 ? 1 / (1 - code / (1 + code)) : code;
-}
+/* The gate of a code, rounded as 1 / (1 + exp(-logit)) is: so equal maxima are those of float64. */
+INLINE double exact_gate(double code) { return code < 0 ? 1 / (1 - code / (1 + code)) : code; }
+
+INLINE double plane_gate(const Call *call, int64_t p) { return exact_gate(code_of(call, p)); }
 
 /* A part of a plane of x or g, of a tile of positions. */
 INLINE const float *load_part(const void *of, int64_t at, int64_t size, float *scratch, Shape d) {
@@ -169,7 +168,7 @@ VECTORISED static void channel_gates(const Sample *s, const Work *w) {
         w->gate[c] += low[c];
     LANES
     for (int64_t c = 0; c < C; c++) {
-        w->gate[c] = w->gate[c] < 0 ? 1 + w->gate[c] : w->gate[c];
+        w->gate[c] = exact_gate(w->gate[c]);
         w->factor[c] = w->gate[c];
     }
 }
