@@ -16,14 +16,7 @@ from torch.nn.modules import module as modules
 
 from icasa import kernels
 from icasa._check import check_one_of
-from icasa.attention._operands import (
-    Operands,
-    PlaneOperands,
-    Refusal,
-    gather,
-    hidden_units,
-    list_tensors,
-)
+from icasa.attention._operands import Operands, PlaneOperands, Refusal, gather
 
 # PyTorch has no public name for this. A version without it has no transforms active.
 _transforms = getattr(torch._C, "_are_functorch_transforms_active", bool)
@@ -75,15 +68,24 @@ def run_kernel(layer: Any, x: Tensor, lengths: Tensor | None) -> Tensor | None:
 
 def _is_worthwhile(layer: Any, x: Tensor) -> bool:
     """Whether ``fused=None`` looks for a kernel for x; in this order, as most calls come here."""
-    if type(x) not in PLAIN or kernels.is_exporting() or torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
+    if type(x) not in PLAIN or torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
         return False
-    # What watches PyTorch's operators, as a counter of FLOPs does, is shown these.
-    if not torch.compiler.is_compiling() and kernels.dispatch_modes():
-        return False
+    if torch.compiler.is_compiling():
+        if kernels.is_exporting():
+            return False
+    elif kernels.dispatch_modes():
+        return False  # what watches PyTorch's operators, as a counter of FLOPs does, is shown these
     if x.ndim != 4 or not kernels.is_faster(x):
         return False
-    units = hidden_units(layer)
+    units = _hidden_units(layer)
     return not units or kernels.net_is_faster(x, units, torch.is_grad_enabled())
+
+
+def _hidden_units(layer: Any) -> int:
+    """Return those of SE, whose number decides whether a kernel pays; 0 of any other layer."""
+    modules = layer._modules
+    squeeze = None if "conv" in modules else modules.get("squeeze")
+    return getattr(squeeze, "out_features", 0)
 
 
 def _refuse_input(x: Tensor, lengths: Tensor | None) -> Refusal | None:
@@ -106,13 +108,20 @@ def _refuse_input(x: Tensor, lengths: Tensor | None) -> Refusal | None:
     return None
 
 
+def _list_tensors(found: Operands | PlaneOperands) -> list[Tensor]:
+    """Return all tensors of a layer; no property, which older Dynamo does not trace."""
+    if isinstance(found, PlaneOperands):
+        return [*found.net, *found.spatial]
+    return [*found.ica, *found.sa, *([] if found.beta is None else [found.beta])]
+
+
 def _refuse_tensors(found: Operands | PlaneOperands, x: Tensor) -> Refusal | None:
     """Say which tensor is not a plain one of x's type and device; autocast takes float32 too."""
     dtype, device = x.dtype, x.device
     if isinstance(found, PlaneOperands) and device.type != "cpu":
         return Refusal("x on the CPU, where alone this layer has a kernel", device, "move x")
     beta = getattr(found, "beta", None)
-    for p in list_tensors(found):
+    for p in _list_tensors(found):
         if p.dtype is dtype and type(p) in PLAIN and p.device == device:
             continue  # as nearly every one, on every call
         mixed = torch.is_autocast_enabled(device.type)

@@ -50,13 +50,6 @@ class Refusal(NamedTuple):
     hint: str = "restore the layer's own part"
 
 
-def list_tensors(found: Operands | PlaneOperands) -> list[Tensor]:
-    """Return all tensors of a layer; no property, which older Dynamo does not trace."""
-    if isinstance(found, PlaneOperands):
-        return [*found.net, *found.spatial]
-    return [*found.ica, *found.sa, *([] if found.beta is None else [found.beta])]
-
-
 def _is_own(cls: type) -> bool:
     """Whether a class is one of this package's layers, which import this file."""
     return cls.__module__.startswith("icasa.attention.")
@@ -73,13 +66,6 @@ def gather(layer: Any) -> Operands | PlaneOperands | Refusal:
         if overridden or name in state:
             return Refusal(f"the {name} of {own.__name__}", f"another on {cls.__name__}")
     return OPERANDS[own.__name__](layer)
-
-
-def hidden_units(layer: Any) -> int:
-    """Return those of SE, whose number decides whether a kernel pays; 0 of any other layer."""
-    modules = layer._modules
-    squeeze = None if "conv" in modules else modules.get("squeeze")
-    return getattr(squeeze, "out_features", 0)
 
 
 def _refuse_part(name: str, module: Any, *classes: type | str) -> Refusal | None:

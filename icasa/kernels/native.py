@@ -185,7 +185,9 @@ def reads_last(channels: int, groups: int) -> bool:
 
 def _as_read(x: Tensor, groups: int) -> Tensor:
     """Return x, or a contiguous copy of it where the C does not read its memory format."""
-    if format_of(x) == torch.channels_last and reads_last(x.shape[1], groups):
+    if x.is_contiguous() or (
+        format_of(x) == torch.channels_last and reads_last(x.shape[1], groups)
+    ):
         return x
     return copy(x, torch.contiguous_format)
 
@@ -244,7 +246,7 @@ def _attend(
     layer, _held = _pack(ica, sa, beta, norm_eps, group_eps, shuffle, residual, training)
     maps = _addresses((x, y, saved, statistics))
     _check_memory(LIBRARY.icasa_attend(*maps, layer, _shape(x, groups)))
-    return copy(y, format_of(given))
+    return y if x is given else copy(y, format_of(given))
 
 
 def attend(x: Tensor, *layer: Any) -> Tensor:
@@ -283,7 +285,7 @@ def attend_backward(
     out = PARAMETERS.pack(*_addresses(_in_order(dica, dsa, None if beta is None else dbeta)))
     maps = _addresses((g, x, dx, vector))
     _check_memory(LIBRARY.icasa_attend_backward(*maps, layer, out, _shape(x, groups)))
-    return copy(dx, format_of(given)), *gradients
+    return dx if x is given else copy(dx, format_of(given)), *gradients
 
 
 def _pack_net(

@@ -61,7 +61,7 @@ def test_the_docstring_s_formulas_are_what_is_counted(name, size):
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
 def test_icasa_has_what_its_branches_have_and_beta(size):
-    said = "Parameters: those of ICA and SA and one more. Multiply-accumulates: those of ICA."
+    said = "Parameters: those of ICA and SA, and one more. Multiply-accumulates: those of ICA."
     assert said in icasa.ICASA.__doc__
     mix, ica, sa = (
         counts(cls(size[0]), torch.randn(1, *size)) for cls in (icasa.ICASA, icasa.ICA, icasa.SA)
