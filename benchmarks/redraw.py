@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from benchmarks import aam_step, cells, complexity, layers, mixup, training
+from benchmarks import aam_step, cells, complexity, layers, mixup, rivals, training
 from benchmarks.harness import RESULTS, Row
 from examples.provenance import read_csv
 
@@ -19,6 +19,7 @@ PLOTS: dict[str, tuple[tuple[Callable[[Sequence[Row], Path], None], str], ...]] 
         (layers.draw_inside, "layers-inside.png"),
     ),
     "mixup.csv": ((mixup.draw, "mixup.png"),),
+    "rivals.csv": ((rivals.draw, "rivals.png"),),
     "training.csv": ((training.draw, "training.png"),),
 }
 

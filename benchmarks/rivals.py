@@ -15,12 +15,14 @@ import itertools
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
 from benchmarks.baselines import OFFICIAL, Official
+from benchmarks.figures import bars, grid, legend, save, spread_of
 from benchmarks.harness import (
     Case,
     Row,
@@ -42,6 +44,7 @@ QUICK = ((2, 32, 7, 9),)
 FORMATS = {"planes": torch.contiguous_format, "channels_last": torch.channels_last}
 TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 PASSES = ("forward", "forward+backward")
+TITLES = dict(zip(PASSES, ("forward pass", "training step"), strict=True))
 # A package, where its class is, and its arguments from the channels: with the widths of ours.
 PACKAGES: dict[str, dict[str, tuple[str, str, Callable[[int], dict[str, Any]]]]] = {
     "timm": {
@@ -213,8 +216,41 @@ def run(settings: Settings, chosen: Sequence[Cell], compiles: bool) -> list[Row]
     return rows
 
 
+def draw(rows: Sequence[Row], path: Path) -> None:
+    """Of each float32 cell the fastest other code's time over that of ours."""
+    rows = [r for r in rows if r["dtype"] == "float32" and r["variant"] not in ("ours", "floor")]
+    figure, panels = grid(len(PASSES), len(FORMATS))
+    for (i, which), (j, layout) in itertools.product(enumerate(PASSES), enumerate(FORMATS)):
+        fastest: dict[tuple[str, str], Row] = {}
+        for row in rows:
+            cell = row["layer"], row["shape"]
+            if (row["pass"], row["format"]) == (which, layout) and (
+                cell not in fastest or float(row[RATIO]) < float(fastest[cell][RATIO])
+            ):
+                fastest[cell] = row
+        names, shapes = (list(dict.fromkeys(r[key] for r in rows)) for key in ("layer", "shape"))
+        bars(
+            panels[i, j],
+            names,
+            {
+                shape.replace("x", " x "): [
+                    spread_of(fastest[name, shape], RATIO) if (name, shape) in fastest else None
+                    for name in names
+                ]
+                for shape in shapes
+            },
+        )
+        panels[i, j].axhline(1, color="black", linewidth=1)
+        panels[i, j].set(
+            title=f"{'contiguous' if layout == 'planes' else layout}, {TITLES[which]}",
+            ylabel="fastest other code / icasa",
+        )
+    legend(figure, panels[0, 0])
+    save(figure, path)
+
+
 def main(argv: Sequence[str] | None = None) -> None:
-    """Write the rows and print the ratios."""
+    """Write the rows and the plot, and print the ratios."""
     argv = sys.argv[1:] if argv is None else argv
     flags = parser(__doc__)
     flags.add_argument("patterns", nargs="*", help="layer/shape/format/dtype/pass (default: all)")
@@ -223,6 +259,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     settings = configure(args, "rivals", argv)
     chosen = cells(QUICK if settings.quick else SHAPES, args.patterns)
     rows = run(settings, chosen, not args.no_compile)
+    draw(rows, settings.out / "rivals.png")
     show(rows, (*KEYS, "variant", "ms", RATIO, f"{RATIO} p20", "error"), settings.out / FILE)
 
 
