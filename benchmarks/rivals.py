@@ -15,6 +15,7 @@ import itertools
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,7 +43,13 @@ from examples.provenance import read_csv, write_csv
 SHAPES = ((1, 64, 56, 56), (32, 32, 19, 100), (32, 64, 56, 56), (8, 256, 14, 14))
 QUICK = ((2, 32, 7, 9),)
 FORMATS = {"planes": torch.contiguous_format, "channels_last": torch.channels_last}
-TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+# Type of the map and of the parameters. "autocast" is a bfloat16 map, as a convolution before gives
+# it, and float32 parameters.
+TYPES = {
+    "float32": (torch.float32, torch.float32),
+    "bfloat16": (torch.bfloat16, torch.bfloat16),
+    "autocast": (torch.bfloat16, torch.float32),
+}
 PASSES = ("forward", "forward+backward")
 TITLES = dict(zip(PASSES, ("forward pass", "training step"), strict=True))
 # A package, where its class is, and its arguments from the channels: with the widths of ours.
@@ -157,7 +164,7 @@ def variants(cell: Cell, settings: Settings, compiles: bool) -> dict[str, nn.Mod
         torch.compiler.reset()
         for name in [name for name in made if name != "ours"]:
             made[f"compiled {name}"] = torch.compile(copy.deepcopy(made[name]), dynamic=False)
-    kind = TYPES[cell.dtype]
+    _, kind = TYPES[cell.dtype]
     return {name: m.to(settings.device, kind).train(train) for name, m in made.items()}
 
 
@@ -176,17 +183,23 @@ def cases(
                 raise
             progress(f"{name} is left out, as it does not compute this cell: {error}")
             continue
-        if train:
-            found[name] = Case(lambda m=module, g=cotangent: gradients(m, x, g), expected)
-        else:
-            found[name] = Case(lambda m=module: (m(x),), expected)
+        call = partial(gradients, module, x, cotangent) if train else lambda m=module: (m(x),)
+        found[name] = Case(partial(in_context, cell, call), expected)
     return found
+
+
+def in_context(cell: Cell, call: Callable[[], Sequence[torch.Tensor]]) -> Sequence[torch.Tensor]:
+    """Call under an autocast of its own, as a step of training has it, where the cell says so."""
+    if cell.dtype != "autocast":
+        return call()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        return call()
 
 
 def measure_cell(cell: Cell, settings: Settings, compiles: bool) -> Iterator[Row]:
     """Yield a row for each variant of a cell, and for the floor of memory."""
     generator = torch.Generator().manual_seed(settings.seed)
-    x = torch.randn(cell.shape, generator=generator, dtype=torch.float64).to(TYPES[cell.dtype])
+    x = torch.randn(cell.shape, generator=generator, dtype=torch.float64).to(TYPES[cell.dtype][0])
     x = x.to(settings.device, memory_format=FORMATS[cell.format])
     # PyTorch sums gradients in the type, which may lose half of one in bfloat16; the float32 cell
     # shows that the same code is right.

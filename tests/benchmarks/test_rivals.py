@@ -3,6 +3,7 @@
 import csv
 
 import pytest
+import torch
 from torch import nn
 
 from benchmarks import rivals
@@ -32,6 +33,22 @@ def test_measures_each_cell_once(tmp_path, monkeypatch, capsys):
     (tmp_path / rivals.FILE).write_text(text.replace(rows[0]["commit"], "another"))
     with pytest.raises(pytest.fail.Exception, match="measured again"):
         run(tmp_path, NAME)
+
+
+def test_autocast_is_a_cell_of_its_own(tmp_path, monkeypatch):
+    kinds = []
+
+    class Looks(nn.Linear):
+        def forward(self, x):
+            if torch.is_autocast_enabled("cpu"):
+                kinds.append((x.dtype, self.weight.dtype, torch.get_autocast_dtype("cpu")))
+            return x * 1
+
+    monkeypatch.setitem(rivals.LAYERS, "SE", lambda channels: Looks(1, 1))
+    monkeypatch.setattr(rivals, "PACKAGES", {})
+    rows = run(tmp_path, "SE/2x32x7x9/planes/*/forward")
+    assert {row["dtype"] for row in rows} == set(rivals.TYPES)
+    assert set(kinds) == {(torch.bfloat16, torch.float32, torch.bfloat16)}
 
 
 def test_names_a_package_that_fails_and_goes_on(tmp_path, monkeypatch, capsys):
