@@ -33,6 +33,12 @@ def c_library():
         pytest.skip("the C kernels were not compiled at installation")
 
 
+@pytest.fixture
+def reads_last(c_library, monkeypatch):
+    """Have the C read channels_last as it lies, also with fewer channels than pays."""
+    monkeypatch.setattr(native, "reads_last", lambda *_: True)
+
+
 @pytest.fixture(params=["torch", "c"])
 def backend(request, monkeypatch):
     """Run the operators by PyTorch, and by the C library where it was built."""

@@ -58,7 +58,8 @@ What the C promises, for maps of finite numbers and parameters of common size:
   same holds for each parameter's gradient and each running statistic as a whole.
 - Range. Up to |x| = 1e36 every result is finite that float32 can hold.
 - Infinity and NaN in x reach what they reach in plain PyTorch, no more and no less, and in
-  evaluation, forward and backward, no bit of another sample's y and dx.
+  evaluation, forward and backward, no bit of another sample's y and dx. In CBAM they reach the
+  gradients of the taps that meet them; a convolution of PyTorch may multiply the padding, too.
 - Bits. The same call gives the same bits, with any number of threads, with gradients or without,
   and in evaluation whatever the other samples are. Another instruction set (SSE2, AVX2, AVX-512)
   sums in another order, as plain PyTorch does: they agree as far as the exactness above says.

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from icasa.attention.sa import channel_shuffle
 from tests.kernels.test_layers import insist, outcome
+from tests.strategies import lay_out
 
 FLOORS = {torch.float32: 1e-6, **{t: torch.finfo(t).eps for t in (torch.bfloat16, torch.float16)}}
 
@@ -108,13 +109,14 @@ DISTURBANCES = {
 }
 
 
-def draw(kind, strength, shape, dtype, seed):
+def draw(kind, strength, shape, dtype, seed, layout="contiguous"):
     """Inputs of `shape` with one kind of disturbance of a strength."""
     generator = torch.Generator().manual_seed(seed)
     x, g = _randn(shape, generator), _randn(shape, generator)
     x, loud = DISTURBANCES[kind](x, strength, generator)
     limit = torch.finfo(dtype).max / 4
-    return Inputs(x.clamp(-limit, limit).to(dtype), g.to(dtype), loud)
+    x, g = (lay_out(t.to(dtype), layout) for t in (x.clamp(-limit, limit), g))
+    return Inputs(x, g, loud)
 
 
 def groups(name, value, loud, shuffle):
@@ -127,8 +129,13 @@ def groups(name, value, loud, shuffle):
 
 
 def ratio(value, exact):
-    """Largest error in units of the largest exact value, infinite where there is NaN alone here."""
-    error, unit = (value.double() - exact).abs().max().item(), exact.abs().max().item()
+    """Largest error in units of the largest exact value, infinite where there is NaN alone here.
+
+    Infinity stands for every number past what the type can hold.
+    """
+    limit = torch.finfo(value.dtype).max
+    value, exact = (t.double().clamp(-limit, limit) for t in (value, exact))
+    error, unit = (value - exact).abs().max().item(), exact.abs().max().item()
     if error == 0 or math.isnan(unit):
         return 0.0
     return error / unit if unit > 0 and not math.isnan(error) else math.inf

@@ -7,10 +7,9 @@ import pytest
 import torch
 
 import icasa
-from icasa.kernels import native
-from tests.kernels.test_exact import CLASSES, every_class, put_in
+from tests.kernels.test_exact import CLASSES, each_layout, each_mode, every_class, put_in
 from tests.kernels.test_layers import insist, outcome
-from tests.strategies import randomise, seeded
+from tests.strategies import lay_out, randomise, seeded
 
 INF, NAN = float("inf"), float("nan")
 PLACES = {
@@ -20,35 +19,34 @@ PLACES = {
     "channel": (slice(None), 5),
     "all": ...,
 }
-each_mode = pytest.mark.parametrize("mode", ["eval", "train", "frozen"])
 each_place = pytest.mark.parametrize("place", PLACES.values(), ids=PLACES)
 
-if native.LIBRARY is None:
-    pytest.skip("the C kernels were not compiled at installation", allow_module_level=True)
+pytestmark = pytest.mark.usefixtures("c_library", "reads_last")
 
 
 def make(cls):
-    """A layer for 8 channels, in two groups if it has any."""
+    """A layer for 16 channels, in two groups if it has any."""
     grouped = "groups" in inspect.signature(cls).parameters
-    return cls(8, **({"groups": 2} if grouped else {}))
+    return cls(16, **({"groups": 2} if grouped else {}))
 
 
-def cases(cls, mode, place, value):
+def cases(cls, mode, layout, place, value):
     """A fresh and a randomised layer with a map that has `value` in one place."""
     for seed in range(2):
-        x, g = (torch.randn(2, 8, 5, 7, generator=seeded(seed + k)) for k in (0, 9))
+        x, g = (torch.randn(2, 16, 5, 7, generator=seeded(seed + k)) for k in (0, 9))
         x[place] = value * (1 + x[place] / 8)
         torch.manual_seed(seed)
-        layer = make(cls)
-        yield put_in(randomise(layer, seed) if seed else layer, mode), x, g
+        layer = put_in(randomise(make(cls), seed) if seed else make(cls), mode)
+        yield layer, lay_out(x, layout), lay_out(g, layout)
 
 
 @pytest.mark.parametrize("value", [1e19, -1e19, 1e28, 1e36, -1e36])
 @each_place
+@each_layout
 @each_mode
 @every_class
-def test_up_to_1e36_all_is_finite_that_float32_can_hold(cls, mode, place, value):
-    for layer, x, g in cases(cls, mode, place, value):
+def test_up_to_1e36_all_is_finite_that_float32_can_hold(cls, mode, layout, place, value):
+    for layer, x, g in cases(cls, mode, layout, place, value):
         exact = outcome(insist(layer, False).double(), x.double(), g.double())
         for name, got in outcome(insist(layer, True), x, g).items():
             if "running" not in name:
@@ -57,19 +55,28 @@ def test_up_to_1e36_all_is_finite_that_float32_can_hold(cls, mode, place, value)
 
 @pytest.mark.parametrize("value", [INF, -INF, NAN])
 @each_place
+@each_layout
 @each_mode
 @every_class
-def test_what_is_not_finite_reaches_what_it_does_in_plain_torch(cls, mode, place, value):
-    for layer, x, g in cases(cls, mode, place, value):
+def test_what_is_not_finite_reaches_what_it_does_in_plain_torch(cls, mode, layout, place, value):
+    for layer, x, g in cases(cls, mode, layout, place, value):
         plain = outcome(insist(layer, False), x, g)
-        for name, got in outcome(insist(layer, True), x, g).items():
-            assert torch.equal(got.isfinite(), plain[name].isfinite()), name
+        for name, value in outcome(insist(layer, True), x, g).items():
+            got, expected = value.isfinite(), plain[name].isfinite()
+            if name == "dconv.weight" and value.ndim == 4:
+                # On some processors PyTorch multiplies the padding too, and NaN * 0 is NaN. The
+                # middle of the kernel meets no padding.
+                assert (got | ~expected).all()
+                middle = value.shape[-1] // 2
+                got, expected = got[..., middle, middle], expected[..., middle, middle]
+            assert torch.equal(got, expected), name
 
 
 @pytest.mark.parametrize("value", [INF, NAN])
+@each_layout
 @every_class
-def test_a_sample_that_is_not_finite_changes_no_bit_of_the_others_in_evaluation(cls, value):
-    for layer, x, g in cases(cls, "eval", PLACES["sample"], value):
+def test_a_sample_that_is_not_finite_changes_no_bit_of_the_others_in_evaluation(cls, layout, value):
+    for layer, x, g in cases(cls, "eval", layout, PLACES["sample"], value):
         clean = x.clone()
         clean[0] = 0
         spoilt, right = (outcome(insist(layer, True), start, g) for start in (x, clean))
@@ -81,7 +88,7 @@ def test_a_sample_that_is_not_finite_changes_no_bit_of_the_others_in_evaluation(
 @pytest.mark.parametrize("training", [True, False])
 def test_a_bias_may_change_between_forward_and_backward_as_in_plain_torch(cls, training):
     layer = randomise(make(cls)).train(training)
-    x = torch.randn(2, 8, 5, 7, generator=seeded(0))
+    x = torch.randn(2, 16, 5, 7, generator=seeded(0))
     gradients = []
     for fused, changed in ((True, False), (True, True), (False, True)):
         twin = insist(copy.deepcopy(layer), fused)
@@ -102,7 +109,7 @@ def test_a_bias_may_change_between_forward_and_backward_as_in_plain_torch(cls, t
 @every_class
 def test_a_weight_that_changes_between_forward_and_backward_is_refused(cls):
     layer = make(cls)
-    y = layer(torch.randn(2, 8, 5, 7, requires_grad=True))
+    y = layer(torch.randn(2, 16, 5, 7, requires_grad=True))
     with torch.no_grad():
         for p in layer.parameters():
             p.add_(1.0)
