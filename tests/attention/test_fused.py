@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch.autograd import forward_ad
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 import icasa
@@ -106,6 +107,26 @@ def test_none_shows_a_counter_of_flops_the_operators_that_it_knows(cls):
         counts.append(counter.get_total_flops())
     assert counts[0] == counts[1]
     assert (counts[0] > 0) == (cls is not icasa.SA)
+
+
+@every_class
+def test_none_shows_whatever_watches_operators_those_of_pytorch(cls, c_library):
+    seen = set()
+
+    class Watches(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            seen.add(func.namespace)
+            return func(*args, **(kwargs or {}))
+
+    layer = cls(8).eval()
+    assert runs_fused(layer, X)
+    with torch.no_grad(), Watches():
+        layer(X)
+    assert seen == {"aten"}
+    layer.fused = True
+    with torch.no_grad(), Watches():
+        layer(X)
+    assert "icasa" in seen
 
 
 def test_hooks_on_a_branch_are_run():
