@@ -53,13 +53,17 @@ def test_the_law_holds_on_each_instruction_set(cls, layout, mode, kind, on_one_s
         assert law.breaches(layer, inputs) == {}
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+@pytest.mark.parametrize(
+    ("dtype", "shape"),
+    [(torch.float32, (5, 16, 40, 33)), (torch.float16, (17, 72, 13, 20))],
+    ids=str,
+)
 @pytest.mark.parametrize("mode", ["eval", "train"])
 @each_layout
 @every_class
-def test_threads_gradients_and_repeats_change_no_bit(cls, layout, mode, dtype, on_one_set):
-    layer = put_in(randomise(cls(16, dtype=dtype), 3), mode)
-    x, g, _ = law.draw("loud row", 100.0, (5, 16, 40, 33), dtype, 3, layout)
+def test_threads_gradients_and_repeats_change_no_bit(cls, layout, mode, dtype, shape, on_one_set):
+    layer = put_in(randomise(cls(shape[1], dtype=dtype), 3), mode)
+    x, g, _ = law.draw("loud row", 100.0, shape, dtype, 3, layout)
     assert x.numel() >= native.PARALLEL
     outcomes, threads = [], torch.get_num_threads()
     try:

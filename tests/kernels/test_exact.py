@@ -98,10 +98,8 @@ def test_ica_takes_an_odd_number_of_channels(mode, layout, shape, channels):
 @each_mode
 @pytest.mark.parametrize("cls", HALVED, ids=lambda cls: cls.__name__)
 def test_any_width_holds_the_law(cls, mode, layout, channels, shape, options):
-    layer, shape = (
-        put_in(randomise(cls(channels, **options), 1), mode),
-        (shape[0], channels, *shape[1:]),
-    )
+    layer = put_in(randomise(cls(channels, **options), 1), mode)
+    shape = (shape[0], channels, *shape[1:])
     for kind in ("noise", "loud row", "loud pixel of every plane"):
         inputs = law.draw(kind, 1e4, shape, torch.float32, 0, layout)
         assert law.breaches(layer, inputs) == {}, kind

@@ -37,28 +37,6 @@ def test_what_is_saved_fills_its_memory_and_no_more(
     assert space[size:].isnan().all()
 
 
-@every_class
-def test_the_threads_and_the_other_samples_change_no_bit(cls):
-    layer, x = make(cls, 16), torch.randn(16, 16, 40, 33, generator=seeded(5))
-    outcomes, threads = [], torch.get_num_threads()
-    try:
-        for count in (1, 2, 3):
-            torch.set_num_threads(count)
-            leaf = x.clone().requires_grad_()
-            layer.zero_grad()
-            layer(leaf).square().sum().backward()
-            with torch.no_grad():
-                y = layer(x)
-                few = torch.cat([layer(part) for part in x.split(3)])
-            outcomes.append([leaf.grad, y, *(p.grad.clone() for p in layer.parameters())])
-            assert torch.equal(y, few)
-    finally:
-        torch.set_num_threads(threads)
-    for other in outcomes[1:]:
-        for value, same in zip(outcomes[0], other, strict=True):
-            assert torch.equal(value, same)
-
-
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_half_types_are_read_and_rounded_as_torch_does(dtype):
     every = torch.arange(1 << 16, dtype=torch.int32).to(torch.uint16).view(dtype)
