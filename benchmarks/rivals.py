@@ -184,15 +184,17 @@ def cases(
             progress(f"{name} is left out, as it does not compute this cell: {error}")
             continue
         call = partial(gradients, module, x, cotangent) if train else lambda m=module: (m(x),)
-        found[name] = Case(partial(in_context, cell, call), expected)
+        if cell.dtype == "autocast":
+            call = partial(under_autocast, x.device.type, call)
+        found[name] = Case(call, expected)
     return found
 
 
-def in_context(cell: Cell, call: Callable[[], Sequence[torch.Tensor]]) -> Sequence[torch.Tensor]:
-    """Call under an autocast of its own, as a step of training has it, where the cell says so."""
-    if cell.dtype != "autocast":
-        return call()
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+def under_autocast(
+    device: str, call: Callable[[], Sequence[torch.Tensor]]
+) -> Sequence[torch.Tensor]:
+    """Call in an autocast of its own, as each step of training is; it keeps casted parameters."""
+    with torch.autocast(device, dtype=torch.bfloat16):
         return call()
 
 
