@@ -148,18 +148,6 @@ def test_the_tests_of_the_library_need_no_other_folder():
                 assert taken.split(".")[0] not in apart, f"{path} -> {taken}"
 
 
-def test_commands_name_tests_that_there_are():
-    """A node id is read by pytest alone, when its command runs: in hours, or never in CI."""
-    commands = [*(ROOT / ".ci").iterdir(), ROOT / "Makefile", ROOT / "tests" / "promises.py"]
-    named = set()
-    for path in commands:
-        named |= set(re.findall(r"\b(tests/[\w/]+\.py)(?:::(\w+))?", path.read_text()))
-    assert any(function for _, function in named)
-    for file, function in named:
-        text = (ROOT / file).read_text()
-        assert not function or f"def {function}(" in text, f"{file}::{function}"
-
-
 def ruff_order(name):
     """RUF022's isort style: CONSTANTS, then Classes, then the rest."""
     rank = 0 if name.isupper() and len(name) > 1 else 1 if name[0].isupper() else 2

@@ -146,3 +146,15 @@ def test_commands_of_the_pages_exist():
             path = ROOT / module.replace(".", "/")
             files = path.with_suffix(".py"), path / "__main__.py"
             assert any(file.is_file() for file in files), f"{page}: {module}"
+
+
+def test_commands_name_tests_that_there_are():
+    """A node id is read by pytest alone, when its command runs: in hours, or never in CI."""
+    commands = [*(ROOT / ".ci").iterdir(), ROOT / "Makefile", ROOT / "tests" / "promises.py"]
+    named = set()
+    for path in commands:
+        named |= set(re.findall(r"\b(tests/[\w/]+\.py)(?:::(\w+))?", path.read_text()))
+    assert any(function for _, function in named)
+    for file, function in named:
+        text = (ROOT / file).read_text()
+        assert not function or f"def {function}(" in text, f"{file}::{function}"
