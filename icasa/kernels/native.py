@@ -15,7 +15,6 @@ from icasa.kernels.sizes import check_like, format_of
 
 INTERFACE = 7  # as the C has it: to be raised with every change of a function's arguments
 PARALLEL = 1 << 15  # elements below which a second thread costs more than it saves
-LARGE = 1 << 19  # elements from which PyTorch's own SE is near the floor of memory
 WIDEST = 64  # most channels M and taps k, as native.h has it
 TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 
@@ -99,14 +98,14 @@ def net_is_faster(x: Tensor, units: int, needs_grad: bool) -> bool:
     """Whether the C computes an SE of some hidden units faster than PyTorch, if it serves x.
 
     PyTorch multiplies the units of all samples at once, in float32. This wins in a large map where
-    a plane is small beside their number, and of contiguous maps in evaluation in every large one.
+    a plane is small beside their number, and of contiguous maps in evaluation where it is not large.
     """
     if x.numel() < PARALLEL:
         return True
     positions = x.shape[2] * x.shape[3]
     if needs_grad or not x.is_contiguous():
         return units <= positions
-    return x.numel() < LARGE and 16 * units <= positions
+    return 4 * units <= positions
 
 
 def empty_saved(
