@@ -98,7 +98,7 @@ def net_is_faster(x: Tensor, units: int, needs_grad: bool) -> bool:
     """Whether the C computes an SE of some hidden units faster than PyTorch, if it serves x.
 
     PyTorch multiplies the units of all samples at once, in float32. This wins in a large map where
-    a plane is small beside their number, and of contiguous maps in evaluation where it is not large.
+    a plane is small beside their number, in evaluation of contiguous maps where it is not large.
     """
     if x.numel() < PARALLEL:
         return True

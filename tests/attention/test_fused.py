@@ -230,11 +230,3 @@ def test_many_channels_are_served(cls):
     layer = cls(2064, fused=True)  # 258 in a half of a group
     x = torch.randn(1, 2064, 2, 3)
     torch.testing.assert_close(layer(x), insist(layer, False)(x), rtol=1e-4, atol=1e-5)
-
-
-def test_none_leaves_se_to_torch_in_evaluation_of_a_large_map(c_library):
-    layer, x = icasa.SE(64).eval(), torch.randn(4, 64, 56, 56)
-    with torch.no_grad():
-        assert not runs_fused(layer, x)
-        assert runs_fused(layer, x[:1])
-    assert runs_fused(layer, x)

@@ -143,12 +143,10 @@ def test_what_is_not_finite_in_one_channel_is_seen_by_the_maps(value, kernel_siz
         ((64, 64, 3, 3), "contiguous", True, False),
         ((64, 64, 3, 3), "channels_last", True, False),
         ((64, 64, 3, 3), "channels_last", False, False),
-        ((9, 64, 8, 8), "contiguous", True, True),
-        ((9, 64, 8, 8), "contiguous", False, False),
-        ((9, 64, 8, 8), "channels_last", False, True),
-        ((9, 64, 16, 16), "contiguous", False, True),
-        ((9, 64, 40, 40), "contiguous", False, False),
-        ((9, 64, 40, 40), "channels_last", False, True),
+        ((9, 64, 7, 9), "contiguous", True, True),
+        ((9, 64, 7, 9), "contiguous", False, False),
+        ((9, 64, 7, 9), "channels_last", False, True),
+        ((9, 64, 8, 8), "contiguous", False, True),
     ],
 )
 def test_many_hidden_units_are_left_to_pytorch_where_planes_are_small(
