@@ -42,6 +42,7 @@
 #define MIX(a, b, ...) __builtin_shuffle(a, b, (__typeof__(a)){__VA_ARGS__})
 #endif
 #define BLOCK 256 /* elements, or rows, that are summed in float32 */
+#define GAP 32    /* elements between what two threads write, which then share no line of a cache */
 
 /* Positions, channels and rows of a product at a time; the largest M and K. */
 enum { TILE = 16, LANE = 4, CHANNELS = 32, ROWS = 4, WIDEST = 64 };

@@ -454,8 +454,9 @@ int icasa_attend_backward(const void *g, const void *x, void *dx, float *saved, 
     int64_t lines = layer->params.taps ? planes * L : 0, squeezed = lines ? d.N * layer->M * L : 0;
     int64_t plane = d.type != FLOAT32 ? 3 * size + L + d.W : L + d.W;
     int64_t channel = lines ? 3 * (L + layer->K) : 0, each = plane > channel ? plane : channel;
-    each = d.last && each < last_floats(d) ? last_floats(d) : each;
-    int64_t steps = d.last ? d.N * parts_of(d) : planes, line = d.last ? last_doubles(d) : L;
+    each = (d.last && each < last_floats(d) ? last_floats(d) : each) + GAP;
+    int64_t steps = d.last ? d.N * parts_of(d) : planes;
+    int64_t line = (d.last ? last_doubles(d) : L) + GAP;
     int64_t all = d.threads * each, half = d.groups ? d.C / (2 * d.groups) : 0;
     int64_t doubles = 4 * half + d.threads * line;
     Plane *work = malloc(planes * sizeof(Plane) + doubles * sizeof(double) +

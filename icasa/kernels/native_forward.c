@@ -345,7 +345,7 @@ static Sizes sizes_of(const Layer *layer, int saves, Shape d) {
     return (Sizes){
         .z = lines * d.C * sizeof(double),
         .p = saves && layer->training ? lines * layer->M * sizeof(double) : 0,
-        .scratch = d.threads * scratch_size(layer, d) * sizeof(float),
+        .scratch = d.threads * (scratch_size(layer, d) + GAP) * sizeof(float),
         .saved = saves ? 0 : saved_size(layer, d) * sizeof(float),
     };
 }
@@ -353,7 +353,7 @@ static Sizes sizes_of(const Layer *layer, int saves, Shape d) {
 static void moments_step(const void *call, int64_t i, int64_t thread) {
     const Forward *f = call;
     int64_t H = f->d.H, W = f->d.W, size = H * W;
-    float *scratch = f->scratch + thread * scratch_size(f->layer, f->d);
+    float *scratch = f->scratch + thread * (scratch_size(f->layer, f->d) + GAP);
     if (f->d.last) {
         last_moments(f->x, f->z, f->layer, &f->saved, i, (double *)scratch, f->d);
         return;
@@ -372,7 +372,7 @@ static void means_step(const void *call, int64_t c, int64_t thread) {
 
 static void mix_step(const void *call, int64_t i, int64_t thread) {
     const Forward *f = call;
-    float *scratch = f->scratch + thread * scratch_size(f->layer, f->d);
+    float *scratch = f->scratch + thread * (scratch_size(f->layer, f->d) + GAP);
     if (f->d.last)
         last_mix(f->x, f->y, f->layer, &f->saved, i, scratch, f->d);
     else
@@ -426,8 +426,8 @@ int icasa_attend(const void *x, void *y, float *saved, float *statistics, const 
     d.N = saved ? d.N : by_sample ? 1 : step < d.N ? step : d.N;
     d.threads /= workers;
     Sizes r = sizes_of(layer, saved != 0, d);
-    int64_t each =
-        (r.z + r.p + r.scratch + r.saved) / sizeof(double) * sizeof(double) + sizeof(double);
+    int64_t each = (r.z + r.p + r.scratch + r.saved) / sizeof(double) * sizeof(double);
+    each += GAP * sizeof(double);
     char *memory = malloc(workers * each);
     if (!memory)
         return 0;

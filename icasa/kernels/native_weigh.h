@@ -68,7 +68,7 @@ INLINE int64_t scratch_size(Shape d) {
 
 INLINE float *scratch_of(const Sample *s, int64_t thread) {
     Shape d = s->call->d;
-    return s->call->scratch + (s->thread + thread) * scratch_size(d);
+    return s->call->scratch + (s->thread + thread) * (scratch_size(d) + GAP);
 }
 
 /* What a sample that is computed takes. Of channels_last the sums by tile and channel, `partial`
@@ -88,7 +88,8 @@ static int64_t work_size(const Net *net, Shape d) {
 static Work work_of(const Sample *sample) {
     Shape d = sample->call->d;
     int64_t size = d.H * d.W;
-    Work w = {.partial = sample->call->work + sample->thread * work_size(sample->call->net, d)};
+    int64_t each = work_size(sample->call->net, d) + GAP;
+    Work w = {.partial = sample->call->work + sample->thread * each};
     w.s = padded_of(d, sample->call->net->k);
     w.max = w.partial + tiles_in(d) * d.C;
     if (d.last) {
@@ -203,8 +204,9 @@ static double *take_memory(Call *call, float *saved, int64_t lines) {
     const Net *net = call->net;
     call->inputs = net->conv ? 2 : 1;
     int64_t planes = d.N * d.C, hidden = d.N * call->inputs * net->M, sums = lines * net->M;
-    int64_t scratch = d.threads * scratch_size(d), k = net->k;
-    int64_t spatial = net->conv ? d.N * d.H * d.W : 0, work = d.threads * work_size(net, d);
+    int64_t scratch = d.threads * (scratch_size(d) + GAP), k = net->k;
+    int64_t spatial = net->conv ? d.N * d.H * d.W : 0;
+    int64_t work = d.threads * (work_size(net, d) + GAP);
     int64_t units = hidden > sums ? hidden : sums;
     int64_t doubles = 3 * planes + hidden + units + spatial + work + (4 + 2 * d.N) * k * k;
     int64_t floats = scratch + (saved ? 0 : split_gates(call, 0));
