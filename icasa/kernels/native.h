@@ -319,16 +319,16 @@ INLINE Tile tile_at(int64_t t, Shape d) {
     return (Tile){t / each, axis, axis ? d.H + start : start, left < TILE ? left : TILE};
 }
 
-/* y[rows][TILE] += w u[columns][TILE] of CHANNELS columns at most; w's rows and columns are `down`
-   and `along` apart. */
-INLINE void multiply(const float *w, const double (*u)[TILE], double (*y)[TILE], int64_t rows,
-                     int64_t columns, int64_t down, int64_t along) {
+/* y[rows][TILE] += w u[columns][TILE] of CHANNELS columns at most, in the first `count` places or
+   more; w's rows and columns are `down` and `along` apart. */
+INLINE void multiply(const float *w, const double (*u)[TILE], double (*y)[TILE], int64_t count,
+                     int64_t rows, int64_t columns, int64_t down, int64_t along) {
     for (int64_t first = 0; first < rows; first += ROWS) {
         double weight[ROWS][CHANNELS];
         for (int64_t r = 0; r < ROWS; r++)
             for (int64_t c = 0; c < columns; c++)
                 weight[r][c] = first + r < rows ? w[(first + r) * down + c * along] : 0;
-        for (int i = 0; i < TILE; i += 2 * LANE) {
+        for (int i = 0; i < count; i += 2 * LANE) {
             Doubles sum[ROWS][2] = {{{0}}};
             for (int64_t c = 0; c < columns; c++) {
                 Doubles a = *(const Doubles *)(u[c] + i), b = *(const Doubles *)(u[c] + i + LANE);

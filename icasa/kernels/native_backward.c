@@ -259,7 +259,7 @@ VECTORISED static void expand_backward(const float *t, const Layer *layer, const
         for (int64_t c = 0; c < count; c++)
             for (int64_t i = 0; i < tile.count; i++)
                 u[c][i] = t[(tile.n * d.C + first + c) * L + tile.start + i];
-        multiply(weight + first * layer->M, u, sum, layer->M, count, 1, layer->M);
+        multiply(weight + first * layer->M, u, sum, tile.count, layer->M, count, 1, layer->M);
     }
     for (int64_t m = 0; m < layer->M; m++) {
         float gain = layer->params.norm[0] ? layer->params.norm[0][m] : 1;
@@ -301,65 +301,98 @@ VECTORISED static double norm_backward(float *dn, const Layer *layer, const Save
     return layer->training ? total - total : gain * total; /* 0, unless it is not finite */
 }
 
-/* Gradients of the convolutions for channel c; t becomes the gradient of its means.
+/* TILE channels at most side by side: their parameters of the convolutions of Eq. 8, and gradients. */
+typedef struct {
+    int64_t channels, M, K, L;
+    double mix[WIDEST][TILE], taps[WIDEST][TILE], shift[TILE];
+    double dmix[WIDEST][TILE], dtaps[WIDEST][TILE], daxis[2][WIDEST][TILE], dbias[2][TILE];
+} Channels;
+
+/* Adds what `count` positions, CHANNELS at most, of an axis of one sample contribute. z and t are
+   those of its channels, h and dp of its bottleneck; t becomes the gradient of the means. */
+INLINE void add_positions(Channels *s, const float *z, const float *h, const float *dp, float *t,
+                          int axis, int64_t start, int64_t count) {
+    int64_t channels = s->channels, M = s->M, K = s->K, L = s->L;
+    double means[CHANNELS + WIDEST][TILE], du[CHANNELS + WIDEST][TILE] = {{0}};
+    double u[CHANNELS][TILE] = {{0}}; /* first t, then what the depthwise convolution gave */
+    int64_t pad = K / 2, begin = start - pad, end = start + count + pad;
+    int64_t low = begin < 0 ? 0 : begin, high = end < L ? end : L;
+    for (int64_t i = 0; i < end - begin; i++)
+        for (int c = 0; c < TILE; c++)
+            means[i][c] = -s->shift[c]; /* zero, about the shift */
+    for (int64_t c = 0; c < channels; c++) {
+        for (int64_t l = low; l < high; l++)
+            means[l - begin][c] = z[c * L + l];
+        for (int64_t l = 0; l < count; l++)
+            u[l][c] = t[c * L + start + l];
+    }
+    multiply(h + start, u, s->daxis[axis], channels, M, count, L, 1);
+    for (int64_t l = 0; l < count; l++)
+        for (int c = 0; c < TILE; c++) {
+            s->dbias[axis][c] += u[l][c];
+            u[l][c] = 0;
+        }
+    for (int64_t l = 0; l < count; l++)
+        for (int64_t k = 0; k < K; k++)
+            for (int c = 0; c < TILE; c++)
+                u[l][c] += s->taps[k][c] * means[l + k][c];
+    multiply(dp + start, u, s->dmix, channels, M, count, L, 1);
+    for (int64_t m = 0; m < M; m += CHANNELS)
+        multiply(dp + m * L + low, s->mix + m, du + (low - begin), channels, high - low,
+                 M - m < CHANNELS ? M - m : CHANNELS, 1, L);
+    for (int64_t l = 0; l < count; l++) {
+        double row[TILE] = {0};
+        for (int64_t k = 0; k < K; k++)
+            for (int c = 0; c < TILE; c++) {
+                s->dtaps[k][c] += du[l + pad][c] * means[l + k][c];
+                row[c] += s->taps[k][c] * du[l + 2 * pad - k][c];
+            }
+        for (int64_t c = 0; c < channels; c++)
+            t[c * L + start + l] = row[c];
+    }
+}
+
+/* Gradients of the convolutions for TILE channels from `first` on; t becomes that of their means.
    dp (N, M, L) is that of the bottleneck, `sums` (M) its sums. Means are as the forward saved them,
-   and the part of the shift follows from these sums, which are zero behind a norm in training.
-   Scratch for three rows of L + K. */
+   and the part of the shift follows from these sums, which are zero behind a norm in training. */
 VECTORISED static void channel_gradients(const Layer *layer, const Saved *saved, const float *h,
                                          const float *dp, const double *sums, float *t,
-                                         const Parameters *grads, int64_t c, float *scratch,
-                                         Shape d) {
-    int64_t L = d.H + d.W, M = layer->M, K = layer->K, pad = K / 2;
-    float *z = scratch, *du = scratch + L + K, *u = du + L + K, shift = saved->z_shift[c];
-    const float *taps = layer->params.taps + c * K;
-    double mix[WIDEST] = {0}, tap[WIDEST] = {0}, axis[2][WIDEST] = {{0}}, bias[2] = {0};
-    double level = saved->tap_bias[c], sum = 0;
-    for (int64_t i = 0; i < pad; i++) {
-        z[i] = z[L + pad + i] = -shift; /* zero, about the shift */
-        du[i] = du[L + pad + i] = 0;
+                                         const Parameters *grads, int64_t first, Shape d) {
+    int64_t L = d.H + d.W, M = layer->M, K = layer->K, left = d.C - first;
+    int64_t channels = left < TILE ? left : TILE;
+    Channels s = {channels, M, K, L};
+    for (int64_t c = 0; c < channels; c++) {
+        s.shift[c] = saved->z_shift[first + c];
+        for (int64_t m = 0; m < M; m++)
+            s.mix[m][c] = layer->params.mix[m * d.C + first + c];
+        for (int64_t k = 0; k < K; k++)
+            s.taps[k][c] = layer->params.taps[(first + c) * K + k];
     }
     for (int64_t n = 0; n < d.N; n++) {
-        float *row = t + (n * d.C + c) * L;
-        const float *hn = h + n * M * L, *dpn = dp + n * M * L;
-        memcpy(z + pad, saved->z + (n * d.C + c) * L, L * sizeof(float));
-        memset(du + pad, 0, L * sizeof(float));
-        memset(u, 0, L * sizeof(float));
-        for (int64_t i = 0; i < K; i++)
-            LANES
-            for (int64_t l = 0; l < L; l++)
-                u[l] += taps[i] * z[l + i];
-        for (int64_t m = 0; m < M; m++) {
-            float weight = layer->params.mix[m * d.C + c];
-            LANES
-            for (int64_t l = 0; l < L; l++)
-                du[pad + l] += weight * dpn[m * L + l];
-            mix[m] += dot(dpn + m * L, u, L); /* may cancel past what float32 can hold */
-            axis[0][m] += product(row, hn + m * L, d.H);
-            axis[1][m] += product(row + d.H, hn + m * L + d.H, d.W);
+        int64_t at = (n * d.C + first) * L, squeezed = n * M * L;
+        for (int axis = 0; axis < 2; axis++) {
+            int64_t start = axis ? d.H : 0, end = axis ? L : d.H;
+            for (; start < end; start += CHANNELS)
+                add_positions(&s, saved->z + at, h + squeezed, dp + squeezed, t + at, axis, start,
+                              end - start < CHANNELS ? end - start : CHANNELS);
         }
-        for (int64_t l = 0; l < L; l++)
-            bias[l >= d.H] += row[l];
-        for (int64_t i = 0; i < K; i++)
-            tap[i] += product(du + pad, z + i, L);
-        memset(row, 0, L * sizeof(float));
-        for (int64_t i = 0; i < K; i++)
-            LANES
-            for (int64_t l = 0; l < L; l++)
-                row[l] += taps[i] * du[l + 2 * pad - i];
     }
-    for (int64_t i = 0; i < K; i++)
-        level += (double)taps[i] * shift;
-    for (int64_t m = 0; m < M; m++) {
-        sum += layer->params.mix[m * d.C + c] * sums[m];
-        grads->mix[m * d.C + c] = mix[m] + level * sums[m];
-        grads->to_axis[0][c * M + m] = axis[0][m];
-        grads->to_axis[2][c * M + m] = axis[1][m];
+    for (int64_t c = 0; c < channels; c++) {
+        double level = saved->tap_bias[first + c], sum = 0;
+        for (int64_t k = 0; k < K; k++)
+            level += s.taps[k][c] * s.shift[c];
+        for (int64_t m = 0; m < M; m++) {
+            sum += s.mix[m][c] * sums[m];
+            grads->mix[m * d.C + first + c] = s.dmix[m][c] + level * sums[m];
+            grads->to_axis[0][(first + c) * M + m] = s.daxis[0][m][c];
+            grads->to_axis[2][(first + c) * M + m] = s.daxis[1][m][c];
+        }
+        for (int64_t k = 0; k < K; k++)
+            grads->taps[(first + c) * K + k] = s.dtaps[k][c] + s.shift[c] * sum;
+        grads->tap_bias[first + c] = sum;
+        grads->to_axis[1][first + c] = s.dbias[0][c];
+        grads->to_axis[3][first + c] = s.dbias[1][c];
     }
-    for (int64_t i = 0; i < K; i++)
-        grads->taps[c * K + i] = tap[i] + shift * sum;
-    grads->tap_bias[c] = sum;
-    grads->to_axis[1][c] = bias[0];
-    grads->to_axis[3][c] = bias[1];
 }
 
 /* Gradients of SA's parameters and of beta: sums over the planes. */
@@ -439,10 +472,9 @@ static void expand_step(const void *call, int64_t i, int64_t thread) {
     expand_backward(b->t, b->layer, &b->saved, b->h, b->dn, tile_at(i, b->d), b->d);
 }
 
-static void channel_step(const void *call, int64_t c, int64_t thread) {
+static void channel_step(const void *call, int64_t i, int64_t thread) {
     const Backward *b = call;
-    float *scratch = b->scratch + thread * b->each;
-    channel_gradients(b->layer, &b->saved, b->h, b->dn, b->sums, b->t, b->grads, c, scratch, b->d);
+    channel_gradients(b->layer, &b->saved, b->h, b->dn, b->sums, b->t, b->grads, i * TILE, b->d);
 }
 
 /* Computes the gradients of sum(g * y), those of the parameters into `grads`. Returns 0 where
@@ -453,8 +485,7 @@ int icasa_attend_backward(const void *g, const void *x, void *dx, float *saved, 
     int64_t size = d.H * d.W, L = d.H + d.W, planes = d.N * d.C;
     int64_t lines = layer->params.taps ? planes * L : 0, squeezed = lines ? d.N * layer->M * L : 0;
     int64_t plane = d.type != FLOAT32 ? 3 * size + L + d.W : L + d.W;
-    int64_t channel = lines ? 3 * (L + layer->K) : 0, each = plane > channel ? plane : channel;
-    each = (d.last && each < last_floats(d) ? last_floats(d) : each) + GAP;
+    int64_t each = (d.last && plane < last_floats(d) ? last_floats(d) : plane) + GAP;
     int64_t steps = d.last ? d.N * parts_of(d) : planes;
     int64_t line = (d.last ? last_doubles(d) : L) + GAP;
     int64_t all = d.threads * each, half = d.groups ? d.C / (2 * d.groups) : 0;
@@ -476,7 +507,7 @@ int icasa_attend_backward(const void *g, const void *x, void *dx, float *saved, 
             sums[m] = norm_backward(dn, layer, &b.saved, grads, m, d);
             grads->mix_bias[m] = sums[m];
         }
-        parallel_for(channel_step, &b, d.C, d.threads);
+        parallel_for(channel_step, &b, tiles_of(d.C), d.threads);
     }
     if (!b.at_once)
         parallel_for(mix_step, &b, steps, d.threads);

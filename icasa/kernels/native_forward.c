@@ -81,12 +81,12 @@ INLINE void plane_gates(const float *x, const double *total, const Layer *layer,
     save_moments(mean, var, layer, saved, k);
 }
 
-/* The convolutions of Eq. 8 on z (C, L) of one sample at TILE positions from `start` on; in
-   float64, as the mean that the norm subtracts may be large beside the rest. */
-VECTORISED static void squeeze(const double *z, const Layer *layer, double (*sum)[TILE],
-                               int64_t start, int64_t C, int64_t L) {
+/* The convolutions of Eq. 8 on z (C, L) of one sample at the positions of a tile; in float64, as
+   the mean that the norm subtracts may be large beside the rest. */
+VECTORISED static void squeeze(const double *z, const Layer *layer, double (*sum)[TILE], Tile t,
+                               int64_t C, int64_t L) {
     double u[CHANNELS][TILE], row[TILE + WIDEST] = {0};
-    int64_t begin = start - layer->K / 2, end = begin + TILE + layer->K - 1,
+    int64_t begin = t.start - layer->K / 2, end = begin + TILE + layer->K - 1,
             skip = begin < 0 ? -begin : 0;
     int64_t known = (end < L ? end : L) - begin - skip; /* zero beyond both ends */
     for (int64_t m = 0; m < layer->M; m++)
@@ -105,7 +105,7 @@ VECTORISED static void squeeze(const double *z, const Layer *layer, double (*sum
                 for (int i = 0; i < TILE; i += LANE)
                     *(Doubles *)(u[c] + i) += taps[k] * *(const Doubles *)(line + k + i);
         }
-        multiply(layer->params.mix + first, u, sum, layer->M, count, C, 1);
+        multiply(layer->params.mix + first, u, sum, t.count, layer->M, count, C, 1);
     }
 }
 
@@ -164,7 +164,7 @@ VECTORISED static void expand(const double (*sum)[TILE], const double *mean, con
             for (int i = 0; i < TILE; i++)
                 logit[r][i] = r < rows ? bias[first + r] : 0;
         for (int64_t m = 0; m < layer->M; m += CHANNELS)
-            multiply(weight + first * layer->M + m, f + m, logit, rows,
+            multiply(weight + first * layer->M + m, f + m, logit, t.count, rows,
                      layer->M - m < CHANNELS ? layer->M - m : CHANNELS, layer->M, 1);
         for (int64_t r = 0; r < rows; r++) {
             float gate[TILE];
@@ -192,7 +192,7 @@ static void squeeze_tile(const void *call, int64_t i, int64_t thread) {
     Tile t = tile_at(i, f->d);
     int64_t M = f->layer->M, L = f->d.H + f->d.W;
     double sum[WIDEST][TILE];
-    squeeze(f->z + t.n * f->d.C * L, f->layer, sum, t.start, f->d.C, L);
+    squeeze(f->z + t.n * f->d.C * L, f->layer, sum, t, f->d.C, L);
     for (int64_t m = 0; m < M; m++)
         memcpy(f->p + (t.n * M + m) * L + t.start, sum[m], t.count * sizeof(double));
 }
@@ -203,7 +203,7 @@ static void expand_tile(const void *call, int64_t i, int64_t thread) {
     int64_t M = f->layer->M, L = f->d.H + f->d.W;
     double sum[WIDEST][TILE] = {{0}};
     if (!f->p)
-        squeeze(f->z + t.n * f->d.C * L, f->layer, sum, t.start, f->d.C, L);
+        squeeze(f->z + t.n * f->d.C * L, f->layer, sum, t, f->d.C, L);
     else
         for (int64_t m = 0; m < M; m++)
             memcpy(sum[m], f->p + (t.n * M + m) * L + t.start, t.count * sizeof(double));
