@@ -1,11 +1,10 @@
-"""What the layers are compared with: the official structure, timm's layers, blocks to put them in.
+"""What the layers are compared with: the official structure, and a block to put them in.
 
 The official repositories of shuffle and coordinate attention pool with `AdaptiveAvgPool2d`, work on
 (N, C, H + W, 1) maps with 2-D convolutions, join halves by `cat` and permute for the shuffle. The
 functions here do the same with the parameters of a layer of ours, so that only structure differs.
 """
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -75,18 +74,6 @@ class Official(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Compute the layer."""
         return self.compute(self.layer, x)
-
-
-@functools.cache
-def timm_layers() -> dict[str, Callable[[int], nn.Module]]:
-    """Layers of timm by the names of ours; none, with the reason, where timm does not import."""
-    try:
-        from timm.layers import get_attn
-    except (ImportError, OSError, RuntimeError) as error:  # a wheel for another torch fails so
-        print(f"timm is left out: {type(error).__name__}: {error}")
-        return {}
-    names = {"SE": "se", "ECA": "eca", "CBAM": "cbam", "CA": "coord"}
-    return {ours: get_attn(theirs) for ours, theirs in names.items()}
 
 
 class Bottleneck(nn.Module):

@@ -1,4 +1,4 @@
-"""Time and memory of every layer: eager, fused, compiled, the official structure, timm.
+"""Time and memory of every layer: eager, fused, compiled, the official structure.
 
 ``python -m benchmarks.layers`` times forward (eval) and forward with backward (training) of every
 layer alone, over batch sizes, over map sizes, in channels_last, and of ICASA inside a ResNet
@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from benchmarks.baselines import OFFICIAL, Bottleneck, Official, timm_layers
+from benchmarks.baselines import OFFICIAL, Bottleneck, Official
 from benchmarks.count import saved
 from benchmarks.figures import bars, grid, legend, lines, save, spread_of
 from benchmarks.harness import (
@@ -36,7 +36,7 @@ from benchmarks.harness import (
 )
 from examples.provenance import write_csv
 from examples.ser.model.macnn import MACNN
-from icasa import CA, CBAM, ECA, ICA, ICASA, SA, SE, from_peer
+from icasa import CA, CBAM, ECA, ICA, ICASA, SA, SE
 
 LAYERS: dict[str, Any] = {
     "ICA": ICA,
@@ -79,7 +79,7 @@ def randomised(module: nn.Module, seed: int) -> nn.Module:
 def variants(
     name: str, channels: int, settings: Settings, *, baselines: bool
 ) -> dict[str, Variant]:
-    """Return a layer's eager, fused and own path, with `baselines` also other libraries'."""
+    """Return a layer's eager, fused and own path, with `baselines` also the official structure."""
     layer = use_path(randomised(LAYERS[name](channels), settings.seed), fused=False)
     made = {"eager": layer}
     if hasattr(layer, "fused"):
@@ -87,13 +87,7 @@ def variants(
         made["default"] = use_path(copy.deepcopy(layer), fused=None)
     if baselines and name in OFFICIAL:
         made["official style"] = Official(copy.deepcopy(layer))
-    pairs = {variant: Variant(module, layer) for variant, module in made.items()}
-    if baselines and name in timm_layers():
-        theirs = randomised(timm_layers()[name](channels), settings.seed)
-        weights = theirs.state_dict()
-        ours = from_peer(LAYERS[name], weights, source="timm", channels=channels)
-        pairs["timm"] = Variant(theirs, ours)
-    return {k: Variant(*(m.to(settings.device) for m in pair)) for k, pair in pairs.items()}
+    return {name: Variant(module.to(settings.device), layer) for name, module in made.items()}
 
 
 def compiled(made: Mapping[str, Variant]) -> dict[str, Variant]:

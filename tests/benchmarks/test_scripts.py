@@ -3,17 +3,14 @@
 import contextlib
 import csv
 import io
-import sys
 
 import pytest
 import torch
-from torch import nn
 
 from benchmarks import aam_step, cells, complexity, layers, mixup, training
-from benchmarks.baselines import OFFICIAL, timm_layers
+from benchmarks.baselines import OFFICIAL
 from benchmarks.harness import WrongVariantError, configure, parser
 from examples.ser.model.macnn import ATTENTION
-from icasa import ECA, SE
 
 SMALL = (2, 8, 3, 5)
 
@@ -141,31 +138,3 @@ def test_latency_is_timed_for_each_model(tmp_path):
     times = complexity.latencies(models, settings)
     assert all(times[a]["latency (ms)"] > 0 for a in models)
     assert set(models) <= set(ATTENTION)
-
-
-def test_timm_is_left_out_with_a_reason_where_it_does_not_import(monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "timm.layers", None)
-    timm_layers.cache_clear()
-    assert timm_layers() == timm_layers() == {}
-    assert capsys.readouterr().out.count("timm is left out: ModuleNotFoundError") == 1
-
-
-def test_timm_stands_beside_a_layer_of_ours_with_its_weights(monkeypatch, tmp_path):
-    class Theirs(nn.Module):  # ECA under timm's names
-        def __init__(self, channels):
-            super().__init__()
-            self.conv = nn.Conv1d(1, 1, 3, padding=1, bias=False)
-
-        def forward(self, x):
-            gate = self.conv(x.mean((2, 3)).unsqueeze(1)).sigmoid()
-            return x * gate.transpose(1, 2).unsqueeze(3)
-
-    monkeypatch.setattr(layers, "timm_layers", lambda: {"ECA": Theirs})
-    monkeypatch.setattr(layers, "LAYERS", {"ECA": ECA, "SE": SE})
-    args = parser("").parse_args(["--quick", "--rounds", "1", "--out", str(tmp_path)])
-    settings = configure(args, "layers", [])
-    made = layers.variants("ECA", 8, settings, baselines=True)
-    key = {"experiment": "layer", "layer": "ECA"}
-    rows = list(layers.compare(key, made, SMALL, settings))
-    assert [r["variant"] for r in rows] == 2 * ["eager", "fused", "default", "timm", "floor"]
-    assert "timm" not in layers.variants("SE", 8, settings, baselines=True)
