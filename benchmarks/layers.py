@@ -237,7 +237,8 @@ def draw_alone(rows: Sequence[Row], path: Path) -> None:
             }
             bars(axes, list(LAYERS), {n: [found.get((g, n)) for g in LAYERS] for n in names})
             axes.set(title=f"{TITLES[which]}, {shape}", ylabel="times the floor", yscale="log")
-            axes.set_ylim(bottom=1)
+            axes.set_ylim(bottom=0.5)
+            axes.axhline(1, color="black", linewidth=1)
             axes.tick_params(axis="x", labelsize=9)
     legend(figure, panels[0, 0])
     save(figure, path)
