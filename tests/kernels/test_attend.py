@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import icasa
-from tests.kernels.test_layers import insist
+from tests.kernels.test_layers import distances, insist, outcome
 from tests.strategies import randomise, seeded
 
 CLASSES = (icasa.CA, icasa.ICA, icasa.SA, icasa.ICASA, icasa.SE, icasa.ECA, icasa.CBAM)
@@ -66,6 +66,16 @@ def test_computes_what_the_modules_do(cls, channels, shape, options, dtype, back
     distance = (got - exact).norm() / exact.norm()
     assert distance <= slack
     assert distance <= slack / 2 + (modules - exact).norm() / exact.norm()
+
+
+@pytest.mark.parametrize(("channels", "shape", "options"), CASES)
+@every_class
+def test_learns_what_the_modules_do(cls, channels, shape, options, c_library):
+    layer = make(cls, channels, **options).train()
+    x, g = (torch.randn(shape[0], channels, *shape[1:], generator=seeded(k)) for k in (1, 2))
+    exact = outcome(insist(layer, False).double(), x.double(), g.double())
+    for name, distance in distances(outcome(layer, x, g), exact).items():
+        assert distance <= 2e-6, name
 
 
 @every_class
