@@ -1,13 +1,14 @@
-"""Whole networks for ``python -m icasa.cost``: MACNN, and the ResNet-50 of He et al. 2016.
+"""Whole networks for ``python -m icasa.cost``: MACNN, and ResNet-50 and ResNet-8.
 
 ``python -m icasa.cost benchmarks.networks:macnn --input 1x39x200 --where 'blocks.*.2'`` puts a
 layer after each ReLU of MACNN's blocks, ``benchmarks.networks:resnet50 --input 3x224x224`` after
-the last norm of each block.
+the last norm of each block, as ``benchmarks.networks:resnet8 --input 3x32x32``.
 """
 
 from torch import Tensor, nn
 
 from examples.ser.model.macnn import MACNN
+from examples.vision.resnet import ResNet
 
 DEPTHS = {64: 3, 128: 4, 256: 6, 512: 3}  # width of a stage: its blocks
 
@@ -15,6 +16,11 @@ DEPTHS = {64: 3, 128: 4, 256: 6, 512: 3}  # width of a stage: its blocks
 def macnn() -> nn.Module:
     """Make MACNN for four emotions, without attention."""
     return MACNN(4)
+
+
+def resnet8() -> nn.Module:
+    """Make the ResNet-8 of examples/vision for ten classes, without attention."""
+    return ResNet(10)
 
 
 def convolution(inputs: int, outputs: int, kernel: int, stride: int = 1) -> list[nn.Module]:
