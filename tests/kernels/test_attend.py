@@ -21,6 +21,7 @@ CASES = [  # channels, shape, options
     (32, (3, 31, 1), {"kernel_size": 1, "norm": False}),
     (64, (1, 56, 56), {"groups": 8, "reduction": 3}),
     (128, (2, 7, 65), {"reduction": 2, "groups": 1}),
+    (72, (1, 35, 4), {"reduction": 2, "groups": 1, "kernel_size": 63}),
     (10, (1, 2, 3), {"kernel_size": 9, "groups": 1}),
     (12, (1, 3, 300), {"groups": 3}),  # more columns than are summed at a time
     (16, (7, 60, 70), {}),  # more samples than are worked on at a time
