@@ -87,7 +87,7 @@ def variants(
         made["default"] = use_path(copy.deepcopy(layer), fused=None)
     if baselines and name in OFFICIAL:
         made["official style"] = Official(copy.deepcopy(layer))
-    return {name: Variant(module.to(settings.device), layer) for name, module in made.items()}
+    return {path: Variant(module.to(settings.device), layer) for path, module in made.items()}
 
 
 def compiled(made: Mapping[str, Variant]) -> dict[str, Variant]:

@@ -5,10 +5,10 @@
    by one thread in one order, so that no result depends on their number.
 
    Exactness: a loud part of a map must not spoil the quiet rest. What is summed over a map or a
-   batch may cancel, so these sums are in float64: of rows, columns, planes and their squares. A
-   product that is summed over at most BLOCK elements whose terms matter as they are is summed in
-   float32 over this stretch, and these stretches in float64. No value is taken about a mean that
-   may be large beside it. */
+   batch may cancel, so these sums are in float64: of rows, columns, planes and their squares, and
+   whatever the gates take of them, forward and backward. A product that is summed over at most
+   BLOCK elements whose terms matter as they are is summed in float32 over this stretch, and these
+   stretches in float64. No value is taken about a mean that may be large beside it. */
 
 #pragma once
 
@@ -42,10 +42,10 @@
 #define MIX(a, b, ...) __builtin_shuffle(a, b, (__typeof__(a)){__VA_ARGS__})
 #endif
 #define BLOCK 256 /* elements, or rows, that are summed in float32 */
-#define GAP 32    /* elements between what two threads write, which then share no line of a cache */
+#define GAP 32    /* elements between the scratch of two threads: they share no line of a cache */
 
-/* Positions, channels and rows of a product at a time; the largest M and K. */
-enum { TILE = 16, LANE = 4, CHANNELS = 32, ROWS = 4, WIDEST = 64 };
+/* Places, columns and rows of a product at a time (see multiply); the largest M and K. */
+enum { TILE = 16, LANE = 4, COLUMNS = 32, ROWS = 4, WIDEST = 64 };
 typedef double Doubles __attribute__((vector_size(LANE * sizeof(double)), aligned(8), may_alias));
 typedef float Singles __attribute__((vector_size(2 * LANE * sizeof(float)), aligned(4), may_alias));
 
@@ -319,12 +319,12 @@ INLINE Tile tile_at(int64_t t, Shape d) {
     return (Tile){t / each, axis, axis ? d.H + start : start, left < TILE ? left : TILE};
 }
 
-/* y[rows][TILE] += w u[columns][TILE] of CHANNELS columns at most, in the first `count` places or
-   more; w's rows and columns are `down` and `along` apart. */
+/* y[rows][TILE] += w u[columns][TILE] of COLUMNS columns at most, in the first `count` places,
+   rounded up to 2 * LANE, of u and y; w's rows and columns are `down` and `along` apart. */
 INLINE void multiply(const float *w, const double (*u)[TILE], double (*y)[TILE], int64_t count,
                      int64_t rows, int64_t columns, int64_t down, int64_t along) {
     for (int64_t first = 0; first < rows; first += ROWS) {
-        double weight[ROWS][CHANNELS];
+        double weight[ROWS][COLUMNS];
         for (int64_t r = 0; r < ROWS; r++)
             for (int64_t c = 0; c < columns; c++)
                 weight[r][c] = first + r < rows ? w[(first + r) * down + c * along] : 0;

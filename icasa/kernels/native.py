@@ -97,8 +97,8 @@ def copy(x: Tensor, memory_format: torch.memory_format) -> Tensor:
 def net_is_faster(x: Tensor, units: int, needs_grad: bool) -> bool:
     """Whether the C computes an SE of some hidden units faster than PyTorch, if it serves x.
 
-    PyTorch multiplies the units of all samples at once, in float32. This wins in a large map where
-    a plane is small beside their number, in evaluation of contiguous maps where it is not large.
+    PyTorch multiplies the units of all samples at once, in float32. This wins in a large map with
+    more units than a plane has positions, in evaluation of contiguous maps with a quarter as many.
     """
     if x.numel() < PARALLEL:
         return True

@@ -5,28 +5,15 @@
 
 #include "native.h"
 
-/* Sum of g * x. */
-INLINE double product(const float *g, const float *x, int64_t size) {
-    double total = 0;
-    for (int64_t start = 0; start < size; start += BLOCK) {
-        float sum = 0;
-        SUM(sum)
-        for (int64_t i = start; i < end_of(start, size); i++)
-            sum += g[i] * x[i];
-        total += sum;
-    }
-    return total;
-}
-
 /* From t, the gradient at a tile before the gates' sigmoids, that before h_swish, dn (N, M, L), and
    h (N, M, L), what h_swish gave. */
 VECTORISED static void expand_backward(const float *t, const Layer *layer, const Saved *saved,
                                        float *h, float *dn, Tile tile, Shape d) {
-    double sum[WIDEST][TILE] = {{0}}, u[CHANNELS][TILE] = {{0}};
+    double sum[WIDEST][TILE] = {{0}}, u[COLUMNS][TILE] = {{0}};
     const float *weight = layer->params.to_axis[2 * tile.axis];
     int64_t L = d.H + d.W;
-    for (int64_t first = 0; first < d.C; first += CHANNELS) {
-        int64_t count = d.C - first < CHANNELS ? d.C - first : CHANNELS;
+    for (int64_t first = 0; first < d.C; first += COLUMNS) {
+        int64_t count = d.C - first < COLUMNS ? d.C - first : COLUMNS;
         for (int64_t c = 0; c < count; c++)
             for (int64_t i = 0; i < tile.count; i++)
                 u[c][i] = t[(tile.n * d.C + first + c) * L + tile.start + i];
@@ -54,7 +41,7 @@ VECTORISED static double norm_backward(float *dn, const Layer *layer, const Save
         SUM(total)
         for (int64_t l = at; l < at + L; l++)
             total += dn[l];
-        weighted += product(dn + at, saved->hat + at, L);
+        weighted += dot(dn + at, saved->hat + at, L);
     }
     if (!layer->params.norm[0])
         return total;
@@ -72,25 +59,29 @@ VECTORISED static double norm_backward(float *dn, const Layer *layer, const Save
     return layer->training ? total - total : gain * total; /* 0, unless it is not finite */
 }
 
-/* Up to TILE channels side by side: their parameters of the convolutions of Eq. 8, and gradients. */
+/* Up to TILE channels side by side, in the places of a product, whose columns are positions or
+   units of the bottleneck: their parameters of Eq. 8, and gradients of these and of Eq. 10, in
+   float64, as they may cancel past what float32 can hold. It takes 50 KB of the stack. */
 typedef struct {
     int64_t channels, M, K, L;
     double mix[WIDEST][TILE], taps[WIDEST][TILE], shift[TILE];
     double dmix[WIDEST][TILE], dtaps[WIDEST][TILE], daxis[2][WIDEST][TILE], dbias[2][TILE];
-} Channels;
+} Lanes;
 
-/* Adds what `count` positions, CHANNELS at most, of an axis of one sample contribute. z and t are
+/* Adds what `count` positions, COLUMNS at most, of an axis of one sample contribute. z and t are
    those of its channels, h and dp of its bottleneck; t becomes the gradient of the means. */
-INLINE void add_positions(Channels *s, const float *z, const float *h, const float *dp, float *t,
+INLINE void add_positions(Lanes *s, const float *z, const float *h, const float *dp, float *t,
                           int axis, int64_t start, int64_t count) {
     int64_t channels = s->channels, M = s->M, K = s->K, L = s->L;
-    double means[CHANNELS + WIDEST][TILE], du[CHANNELS + WIDEST][TILE] = {{0}};
-    double u[CHANNELS][TILE] = {{0}}; /* first t, then what the depthwise convolution gave */
+    double means[COLUMNS + WIDEST][TILE], du[COLUMNS + WIDEST][TILE];
+    double u[COLUMNS][TILE] = {{0}}; /* first t, then what the depthwise convolution gave */
     int64_t pad = K / 2, begin = start - pad, end = start + count + pad;
     int64_t low = begin < 0 ? 0 : begin, high = end < L ? end : L;
     for (int64_t i = 0; i < end - begin; i++)
-        for (int c = 0; c < TILE; c++)
+        for (int c = 0; c < TILE; c++) {
             means[i][c] = -s->shift[c]; /* zero, about the shift */
+            du[i][c] = 0;
+        }
     for (int64_t c = 0; c < channels; c++) {
         for (int64_t l = low; l < high; l++)
             means[l - begin][c] = z[c * L + l];
@@ -108,9 +99,9 @@ INLINE void add_positions(Channels *s, const float *z, const float *h, const flo
             for (int c = 0; c < TILE; c++)
                 u[l][c] += s->taps[k][c] * means[l + k][c];
     multiply(dp + start, u, s->dmix, channels, M, count, L, 1);
-    for (int64_t m = 0; m < M; m += CHANNELS)
+    for (int64_t m = 0; m < M; m += COLUMNS)
         multiply(dp + m * L + low, s->mix + m, du + (low - begin), channels, high - low,
-                 M - m < CHANNELS ? M - m : CHANNELS, 1, L);
+                 M - m < COLUMNS ? M - m : COLUMNS, 1, L);
     for (int64_t l = 0; l < count; l++) {
         double row[TILE] = {0};
         for (int64_t k = 0; k < K; k++)
@@ -123,15 +114,15 @@ INLINE void add_positions(Channels *s, const float *z, const float *h, const flo
     }
 }
 
-/* Gradients of the convolutions for TILE channels from `first` on; t becomes that of their means.
+/* Gradients of Eq. 8 and 10 for up to TILE channels from `first` on; t becomes that of their means.
    dp (N, M, L) is that of the bottleneck, `sums` (M) its sums. Means are as the forward saved them,
    and the part of the shift follows from these sums, which are zero behind a norm in training. */
 VECTORISED static void channel_gradients(const Layer *layer, const Saved *saved, const float *h,
                                          const float *dp, const double *sums, float *t,
-                                         const Parameters *grads, int64_t first, Shape d) {
-    int64_t L = d.H + d.W, M = layer->M, K = layer->K, left = d.C - first;
-    int64_t channels = left < TILE ? left : TILE;
-    Channels s = {.channels = channels, .M = M, .K = K, .L = L};
+                                         const Parameters *grads, int64_t first, int64_t channels,
+                                         Shape d) {
+    int64_t L = d.H + d.W, M = layer->M, K = layer->K;
+    Lanes s = {.channels = channels, .M = M, .K = K, .L = L};
     for (int64_t c = 0; c < channels; c++) {
         s.shift[c] = saved->z_shift[first + c];
         for (int64_t m = 0; m < M; m++)
@@ -143,9 +134,9 @@ VECTORISED static void channel_gradients(const Layer *layer, const Saved *saved,
         int64_t at = (n * d.C + first) * L, squeezed = n * M * L;
         for (int axis = 0; axis < 2; axis++) {
             int64_t start = axis ? d.H : 0, end = axis ? L : d.H;
-            for (; start < end; start += CHANNELS)
+            for (; start < end; start += COLUMNS)
                 add_positions(&s, saved->z + at, h + squeezed, dp + squeezed, t + at, axis, start,
-                              end - start < CHANNELS ? end - start : CHANNELS);
+                              end - start < COLUMNS ? end - start : COLUMNS);
         }
     }
     for (int64_t c = 0; c < channels; c++) {

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 
 #include "native.h"
+#include "native_axes_backward.h"
 
 #define STRETCH 32 /* rows whose columns are summed in float32 */
 
@@ -232,7 +233,6 @@ static void mix_backward(const void *g, const void *x, void *dx, const Layer *la
     store_plane(dx, p * size, out, d);
 }
 
-#include "native_axes_backward.h"
 #include "native_last_backward.h"
 
 /* Gradients of SA's parameters and of beta: sums over the planes. */
@@ -281,6 +281,7 @@ typedef struct {
     const double *sums;
     const Parameters *grads;
     int64_t each, doubles; /* floats of scratch and doubles of lines for each thread */
+    int64_t lanes;         /* channels that channel_gradients takes at a time */
     int at_once; /* whether dx needs no more than one step of the first pass */
     Shape d;
 } Backward;
@@ -314,7 +315,9 @@ static void expand_step(const void *call, int64_t i, int64_t thread) {
 
 static void channel_step(const void *call, int64_t i, int64_t thread) {
     const Backward *b = call;
-    channel_gradients(b->layer, &b->saved, b->h, b->dn, b->sums, b->t, b->grads, i * TILE, b->d);
+    int64_t first = i * b->lanes, left = b->d.C - first;
+    channel_gradients(b->layer, &b->saved, b->h, b->dn, b->sums, b->t, b->grads, first,
+                      left < b->lanes ? left : b->lanes, b->d);
 }
 
 /* Computes the gradients of sum(g * y), those of the parameters into `grads`. Returns 0 where
@@ -325,9 +328,10 @@ int icasa_attend_backward(const void *g, const void *x, void *dx, float *saved, 
     int64_t size = d.H * d.W, L = d.H + d.W, planes = d.N * d.C;
     int64_t lines = layer->params.taps ? planes * L : 0, squeezed = lines ? d.N * layer->M * L : 0;
     int64_t plane = d.type != FLOAT32 ? 3 * size + L + d.W : L + d.W;
-    int64_t each = (d.last && plane < last_floats(d) ? last_floats(d) : plane) + GAP;
+    int64_t each = (d.last ? last_floats(d) : plane) + GAP;
     int64_t steps = d.last ? d.N * parts_of(d) : planes;
     int64_t line = (d.last ? last_doubles(d) : L) + GAP;
+    int64_t lanes = tiles_of(d.C) < d.threads ? TILE / 2 : TILE; /* fewer, so that all work */
     int64_t all = d.threads * each, half = d.groups ? d.C / (2 * d.groups) : 0;
     int64_t doubles = 4 * half + d.threads * line;
     Plane *work = malloc(planes * sizeof(Plane) + doubles * sizeof(double) +
@@ -338,7 +342,7 @@ int icasa_attend_backward(const void *g, const void *x, void *dx, float *saved, 
     float *t = (float *)(totals + doubles), *h = t + lines, *dn = h + squeezed,
           *scratch = dn + squeezed;
     Backward b = {g, x, dx, layer, split_saved(saved, layer, d), work, t, h,
-                  dn, scratch, totals + 4 * half, sums, grads, each, line, 0, d};
+                  dn, scratch, totals + 4 * half, sums, grads, each, line, lanes, 0, d};
     b.at_once = !lines && (!d.last || parts_of(d) == 1);
     parallel_for(plane_step, &b, steps, d.threads);
     if (lines) {
@@ -347,7 +351,7 @@ int icasa_attend_backward(const void *g, const void *x, void *dx, float *saved, 
             sums[m] = norm_backward(dn, layer, &b.saved, grads, m, d);
             grads->mix_bias[m] = sums[m];
         }
-        parallel_for(channel_step, &b, tiles_of(d.C), d.threads);
+        parallel_for(channel_step, &b, (d.C + b.lanes - 1) / b.lanes, d.threads);
     }
     if (!b.at_once)
         parallel_for(mix_step, &b, steps, d.threads);

@@ -85,15 +85,15 @@ INLINE void plane_gates(const float *x, const double *total, const Layer *layer,
    the mean that the norm subtracts may be large beside the rest. */
 VECTORISED static void squeeze(const double *z, const Layer *layer, double (*sum)[TILE], Tile t,
                                int64_t C, int64_t L) {
-    double u[CHANNELS][TILE], row[TILE + WIDEST] = {0};
+    double u[COLUMNS][TILE], row[TILE + WIDEST] = {0};
     int64_t begin = t.start - layer->K / 2, end = begin + TILE + layer->K - 1,
             skip = begin < 0 ? -begin : 0;
     int64_t known = (end < L ? end : L) - begin - skip; /* zero beyond both ends */
     for (int64_t m = 0; m < layer->M; m++)
         for (int i = 0; i < TILE; i++)
             sum[m][i] = layer->params.mix_bias[m];
-    for (int64_t first = 0; first < C; first += CHANNELS) {
-        int64_t count = C - first < CHANNELS ? C - first : CHANNELS;
+    for (int64_t first = 0; first < C; first += COLUMNS) {
+        int64_t count = C - first < COLUMNS ? C - first : COLUMNS;
         for (int64_t c = 0; c < count; c++) {
             const float *taps = layer->params.taps + (first + c) * layer->K;
             const double *line = z + (first + c) * L + (begin + skip);
@@ -163,9 +163,9 @@ VECTORISED static void expand(const double (*sum)[TILE], const double *mean, con
         for (int64_t r = 0; r < ROWS; r++)
             for (int i = 0; i < TILE; i++)
                 logit[r][i] = r < rows ? bias[first + r] : 0;
-        for (int64_t m = 0; m < layer->M; m += CHANNELS)
+        for (int64_t m = 0; m < layer->M; m += COLUMNS)
             multiply(weight + first * layer->M + m, f + m, logit, t.count, rows,
-                     layer->M - m < CHANNELS ? layer->M - m : CHANNELS, layer->M, 1);
+                     layer->M - m < COLUMNS ? layer->M - m : COLUMNS, layer->M, 1);
         for (int64_t r = 0; r < rows; r++) {
             float gate[TILE];
             LANES
@@ -336,8 +336,8 @@ typedef struct {
 
 static int64_t scratch_size(const Layer *layer, Shape d) {
     if (d.last)
-        return last_scratch_size(layer, d);
-    return d.W + (d.type != FLOAT32 ? 3 * d.H * d.W : 0);
+        return last_scratch_size(layer, d) + GAP;
+    return d.W + (d.type != FLOAT32 ? 3 * d.H * d.W : 0) + GAP;
 }
 
 static Sizes sizes_of(const Layer *layer, int saves, Shape d) {
@@ -345,7 +345,7 @@ static Sizes sizes_of(const Layer *layer, int saves, Shape d) {
     return (Sizes){
         .z = lines * d.C * sizeof(double),
         .p = saves && layer->training ? lines * layer->M * sizeof(double) : 0,
-        .scratch = d.threads * (scratch_size(layer, d) + GAP) * sizeof(float),
+        .scratch = d.threads * scratch_size(layer, d) * sizeof(float),
         .saved = saves ? 0 : saved_size(layer, d) * sizeof(float),
     };
 }
@@ -353,7 +353,7 @@ static Sizes sizes_of(const Layer *layer, int saves, Shape d) {
 static void moments_step(const void *call, int64_t i, int64_t thread) {
     const Forward *f = call;
     int64_t H = f->d.H, W = f->d.W, size = H * W;
-    float *scratch = f->scratch + thread * (scratch_size(f->layer, f->d) + GAP);
+    float *scratch = f->scratch + thread * scratch_size(f->layer, f->d);
     if (f->d.last) {
         last_moments(f->x, f->z, f->layer, &f->saved, i, (double *)scratch, f->d);
         return;
@@ -372,7 +372,7 @@ static void means_step(const void *call, int64_t c, int64_t thread) {
 
 static void mix_step(const void *call, int64_t i, int64_t thread) {
     const Forward *f = call;
-    float *scratch = f->scratch + thread * (scratch_size(f->layer, f->d) + GAP);
+    float *scratch = f->scratch + thread * scratch_size(f->layer, f->d);
     if (f->d.last)
         last_mix(f->x, f->y, f->layer, &f->saved, i, scratch, f->d);
     else

@@ -62,13 +62,13 @@ enum { PLANES = 3 }; /* of scratch */
 
 INLINE int64_t scratch_size(Shape d) {
     if (d.last)
-        return PLANES * tile_size(d) * d.C;
-    return d.type == FLOAT32 ? 0 : PLANES * d.H * d.W;
+        return PLANES * tile_size(d) * d.C + GAP;
+    return d.type == FLOAT32 ? 0 : PLANES * d.H * d.W + GAP;
 }
 
 INLINE float *scratch_of(const Sample *s, int64_t thread) {
     Shape d = s->call->d;
-    return s->call->scratch + (s->thread + thread) * (scratch_size(d) + GAP);
+    return s->call->scratch + (s->thread + thread) * scratch_size(d);
 }
 
 /* What a sample that is computed takes. Of channels_last the sums by tile and channel, `partial`
@@ -82,14 +82,13 @@ typedef struct {
 static int64_t work_size(const Net *net, Shape d) {
     Padded s = padded_of(d, net->k);
     int64_t channels = d.last ? (2 * tiles_in(d) + 3) * d.C : net->conv ? tiles_in(d) * d.C : 0;
-    return channels + (net->conv ? 5 * d.H * d.W + 3 * s.size : 0);
+    return channels + (net->conv ? 5 * d.H * d.W + 3 * s.size : 0) + GAP;
 }
 
 static Work work_of(const Sample *sample) {
     Shape d = sample->call->d;
     int64_t size = d.H * d.W;
-    int64_t each = work_size(sample->call->net, d) + GAP;
-    Work w = {.partial = sample->call->work + sample->thread * each};
+    Work w = {.partial = sample->call->work + sample->thread * work_size(sample->call->net, d)};
     w.s = padded_of(d, sample->call->net->k);
     w.max = w.partial + tiles_in(d) * d.C;
     if (d.last) {
@@ -204,9 +203,8 @@ static double *take_memory(Call *call, float *saved, int64_t lines) {
     const Net *net = call->net;
     call->inputs = net->conv ? 2 : 1;
     int64_t planes = d.N * d.C, hidden = d.N * call->inputs * net->M, sums = lines * net->M;
-    int64_t scratch = d.threads * (scratch_size(d) + GAP), k = net->k;
-    int64_t spatial = net->conv ? d.N * d.H * d.W : 0;
-    int64_t work = d.threads * (work_size(net, d) + GAP);
+    int64_t scratch = d.threads * scratch_size(d), k = net->k;
+    int64_t spatial = net->conv ? d.N * d.H * d.W : 0, work = d.threads * work_size(net, d);
     int64_t units = hidden > sums ? hidden : sums;
     int64_t doubles = 3 * planes + hidden + units + spatial + work + (4 + 2 * d.N) * k * k;
     int64_t floats = scratch + (saved ? 0 : split_gates(call, 0));
