@@ -19,6 +19,7 @@ import numpy as np
 mpl.use("Agg")
 import matplotlib.pyplot as plt
 
+from examples.ser.grid.names import name
 from examples.study.cells import (
     EXAMPLES,
     FAMILIES,
@@ -84,19 +85,28 @@ def draw_forest(rows: Sequence[Row], path: Path) -> None:
     """Draw every difference with its interval, the margin of equivalence and the verdict."""
     figure, axes = plt.subplots(figsize=(10, 1.3 + 0.42 * len(rows)), layout="constrained")
     margin, places = rows[0]["margin"], np.arange(len(rows))
-    axes.axvspan(-margin, margin, color=GREY, alpha=0.2, lw=0, label=f"within {margin:g} points")
+    axes.axvspan(
+        -margin,
+        margin,
+        color=GREY,
+        alpha=0.2,
+        lw=0,
+        label=f"equivalent: at most {margin:g} point{'s' * (margin != 1)} apart",
+    )
     axes.axvline(0, color="black", lw=0.8)
     values = np.array([(row["difference"], row["low"], row["high"]) for row in rows]).T
     axes.errorbar(values[0], places, xerr=[values[0] - values[1], values[2] - values[0]],
                   fmt="o", color=BLUE, capsize=3)  # fmt: skip
-    axes.set_yticks(places, [row["variant"] for row in rows])
+    axes.set_yticks(places, [name(row["variant"]) for row in rows])
     right = axes.secondary_yaxis("right")
     right.set_yticks(places, [row["verdict"].split(" (")[0] for row in rows], fontsize=9)
     right.tick_params(length=0)
     axes.set_ylim(len(rows) - 0.5, -0.5)
     first = rows[0]
-    over = f"95 % interval over {first['seeds']} seeds and {first['groups']} groups"
-    axes.set(xlabel=f"difference in {first['measure']} to {first['against']} (points, {over})")
+    tested = "images" if first["measure"] == "accuracy" else "speakers"
+    over = f"95 % interval over {first['seeds']} seeds and {first['groups']} {tested}"
+    against = name(first["against"])
+    axes.set(xlabel=f"difference in {first['measure']} to {against} (points, {over})")
     figure.legend(loc="outside lower left", frameon=False)
     figure.savefig(path, dpi=130)
     plt.close(figure)
@@ -139,13 +149,13 @@ def list_cells(args: argparse.Namespace) -> None:
         is_whole(family, paths(family, args.cells))
 
 
-def report(name: str, rows: Sequence[Row], out: Path) -> None:
+def report(family: str, rows: Sequence[Row], out: Path) -> None:
     """Write the rows and the picture of a family, if it has rows, and print the verdicts."""
     if not rows:
         return
-    write(rows, out / f"{name}.csv")
-    draw_forest(rows, out / f"{name}.png")
-    print(f"{name}, {rows[0]['measure']} against {rows[0]['against']}:")
+    write(rows, out / f"{family}.csv")
+    draw_forest(rows, out / f"{family}.png")
+    print(f"{family}, {rows[0]['measure']} against {rows[0]['against']}:")
     for row in rows:
         print(f"  {row['variant']:<26}{row['verdict']}")
 
