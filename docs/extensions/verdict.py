@@ -106,7 +106,8 @@ def speed(root: Path) -> str:
     return (
         f"**For speed: yes, on a CPU.** ICASA is {forward:.1f} times as fast as the operations of "
         f"the official code in a forward pass, and {step:.1f} times as fast in a training step "
-        "(a feature map of 32 x 64 x 56 x 56, two threads)."
+        "(a feature map of 32 x 64 x 56 x 56, two threads). It still takes time that a network "
+        "without attention does not."
     )
 
 
@@ -137,7 +138,7 @@ def of_families(lines: Sequence[list[str]]) -> list[list[str]]:
         shown = next(line for line in family if re.match("ICASA|AAM", line[0]))
         counts = Counter(line[2] for line in family)
         said = ", ".join(f"{count} {word}" for word, count in counts.items())
-        found.append([f"{shown[0]} (of {len(family)})", shown[1], f"{shown[2]}; in all {said}"])
+        found.append([f"{shown[0]}, one of {len(family)}", shown[1], f"{shown[2]}; of all: {said}"])
     return found
 
 
@@ -147,7 +148,8 @@ def verdict(root: Path = ROOT, *, short: bool = False) -> str:
     lines = [*of_recipes(root), *lines]
     higher = [line[0] for line in lines if line[2] == "higher"]
     if higher:
-        said = f"**For accuracy: only where it was measured to help.** Higher: {'; '.join(higher)}."
+        shown = "; ".join(line.replace(": ", " among ", 1) for line in higher)
+        said = f"**For accuracy: only where it was measured to help.** Higher: {shown}."
     else:
         said = (
             "**For accuracy: no, as far as it was measured.** No layer and no form of AAM gave a "
@@ -156,7 +158,7 @@ def verdict(root: Path = ROOT, *, short: bool = False) -> str:
         )
     text = [said]
     if missing:
-        text.append(f"**Not measured yet:** {'; '.join(missing)}.")
+        text.append(f"**Not finished in the study yet:** {'; '.join(missing)}.")
     text += [cost(root), speed(root)]
     text.append(
         "**For a tested implementation of the paper or of these layers: yes.**\n\n"

@@ -99,14 +99,14 @@ def add_study(root, family="images-layers", **values):
 
 
 def test_what_is_not_measured_is_said_and_taken_up_once_it_is(root):
-    missing = next(p for p in verdict.verdict(root).split("\n\n") if "Not measured" in p)
+    missing = next(p for p in verdict.verdict(root).split("\n\n") if "Not finished" in p)
     assert "layers on images" in missing
     add_study(root)
     text = verdict.verdict(root)
-    assert "layers on images" not in next(p for p in text.split("\n\n") if "Not measured" in p)
+    assert "layers on images" not in next(p for p in text.split("\n\n") if "Not finished" in p)
     assert "| +2.5 (+1.5 to +3.5) | higher |" in text
     assert "where it was measured to help" in text
-    assert "(of 1) | +2.5 (+1.5 to +3.5) | higher; in all 1 higher |" in verdict.verdict(
+    assert ", one of 1 | +2.5 (+1.5 to +3.5) | higher; of all: 1 higher |" in verdict.verdict(
         root, short=True
     )
 
