@@ -187,5 +187,6 @@ def verdict(row: Mapping[str, Any]) -> str:
         small = f", but by less than {row['margin']:g}" if equivalent else ""
         return f"{word} by {abs(row['difference']):.1f} points ({interval}){small}"
     if equivalent:
-        return f"equivalent within {row['margin']:g} points ({interval})"
+        points = "point" if row["margin"] == 1 else "points"
+        return f"equivalent within {row['margin']:g} {points} ({interval})"
     return f"not known ({interval}); a difference of {row['detectable']:.1f} would have been found"
