@@ -145,7 +145,7 @@ class Rows(SphinxDirective):
         path = ROOT / self.arguments[0]
         self.env.note_dependency(str(path))
         rows: Sequence[Row] = read(path) if path.is_file() else []
-        count = len(rows)  # of the file, whatever is shown of it
+        count = len(rows)  # of the file, which may have more than is shown
         for condition in self.options.get("where", "").split("&"):
             key, _, value = condition.strip().partition("=")
             rows = [row for row in rows if not key or row[key] == value]
@@ -173,7 +173,7 @@ class Rows(SphinxDirective):
     def folded(self, text: str, path: Path, count: int) -> str:
         """Return the table with its download below, in a box to open if it is to be folded."""
         file = Path(os.path.relpath(path, self.env.srcdir)).as_posix()
-        text += f"\n\n{{download}}`{count} row{'s' * (count != 1)} as CSV </{file}>`\n"
+        text += f"\n\n{{download}}`CSV file, {count} row{'s' * (count != 1)} </{file}>`\n"
         if "fold" not in self.options:
             return text
         return f":::{{dropdown}} {self.options['fold']}\n{text}\n:::\n"

@@ -118,6 +118,20 @@ def test_the_verdict_knows_every_family_of_the_study(root):
     assert line in verdict.verdict(root, short=True)
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "p", "said"),
+    [
+        ("0.5", "2", "0.01", "higher"),
+        ("-2", "-0.5", "0.049", "lower"),
+        ("-2", "-0.5", "0.06", "lower, but not after correction"),
+        ("0.5", "2", "0.06", "higher, but not after correction"),
+        ("-1", "0", "0.01", "no difference shown"),
+    ],
+)
+def test_an_interval_counts_only_after_correction(low, high, p, said):
+    assert verdict.judge({"low": low, "high": high, "p": p}, "p") == said
+
+
 def test_a_gain_that_depends_on_the_seeds_is_uncertain(root):
     add_study(root, seed_low="-1")
     text = verdict.verdict(root)
