@@ -25,6 +25,7 @@ from examples.ser.grid.names import leak, name
 
 Row = Mapping[str, str]
 NAMED = ("variant", "ours", "against", "model", "space", "attention")  # columns of variants
+CODE = ("file", "change", "command")
 POINTS = re.compile(
     r"(WA|UA)\b|(low|high)$|difference|.*(match|chance|share|rate|accuracy)\b|.*\(%\)"
 )  # columns of percentages, from their beginning
@@ -117,8 +118,12 @@ def words(column: str, value: str) -> str:
     """Return a cell in words."""
     if column in NAMED:
         return name(value)
+    if column in CODE:
+        return f"`` {value.strip()} ``" if value else ""
     if column == "leak":
         return leak(value)
+    if column == "verdict":
+        return value.partition(" (")[0]  # its interval has columns of its own
     if column == "commit":
         return value[:7] + value[40:]  # "-dirty" stays
     return f"{value} epochs" if column == "epochs" else VALUES.get(column, {}).get(value, value)
@@ -143,7 +148,8 @@ class Rows(SphinxDirective):
     def run(self) -> list[nodes.Node]:
         """Show the rows."""
         path = ROOT / self.arguments[0]
-        self.env.note_dependency(str(path))
+        for file in (path, Path(__file__)):
+            self.env.note_dependency(str(file))
         rows: Sequence[Row] = read(path) if path.is_file() else []
         count = len(rows)  # of the file, which may have more than is shown
         for condition in self.options.get("where", "").split("&"):

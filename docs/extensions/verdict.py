@@ -9,7 +9,6 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 
 from docutils import nodes
@@ -150,11 +149,11 @@ def of_families(lines: Sequence[list[str]]) -> list[list[str]]:
     return found
 
 
-def verdict(root: Path = ROOT, *, short: bool = False) -> str:
-    """Return the verdict as Markdown; `short` has a line for each family of the study."""
-    lines, missing = of_study(root)
-    lines = [*of_recipes(root), *lines]
-    higher = [line[0] for line in lines if line[2] == "higher"]
+def verdict(root: Path = ROOT) -> str:
+    """Return the verdict as Markdown."""
+    recipes = of_recipes(root)
+    study, missing = of_study(root)
+    higher = [line[0] for line in (*recipes, *study) if line[2] == "higher"]
     if higher:
         shown = "; ".join(line.replace(": ", " among ", 1) for line in higher)
         said = f"**For accuracy: only where it was measured to help.** Higher: {shown}."
@@ -175,9 +174,7 @@ def verdict(root: Path = ROOT, *, short: bool = False) -> str:
         "corpus is RAVDESS. It has 24 speakers; no speaker is in both training and test. "
         '"Correction" is that for several comparisons (Holm).'
     )
-    if short:
-        lines = [*of_recipes(root), *of_families(of_study(root)[0])]
-    return "\n\n".join((*text, table(HEAD, lines)))
+    return "\n\n".join((*text, table(HEAD, [*recipes, *of_families(study)])))
 
 
 def why(root: Path = ROOT) -> str:
@@ -188,13 +185,12 @@ def why(root: Path = ROOT) -> str:
     return table(["", *libraries], lines)
 
 
-FILLED: dict[str, Callable[[], str]] = {"verdict": verdict, "why": why}  # of the site's pages
-README: dict[str, Callable[[], str]] = {"verdict": partial(verdict, short=True), "why": why}
+FILLED: dict[str, Callable[[], str]] = {"verdict": verdict, "why": why}
 
 
 def fill(text: str) -> str:
     """Return the README with what stands between its markers made anew."""
-    for key, make in README.items():
+    for key, make in FILLED.items():
         part = rf"(<!-- {key} -->\n).*?(<!-- end of {key} -->)"
         text = re.sub(part, lambda m, make=make: f"{m[1]}{make()}\n{m[2]}", text, flags=re.S)
     return text
@@ -206,7 +202,8 @@ class Filled(SphinxDirective):
     def run(self) -> Sequence[nodes.Node]:  # type: ignore[override]
         """Fill it in."""
         folders = (SPEECH, STUDY, "benchmarks/results")
-        for file in (path for folder in folders for path in (ROOT / folder).glob("*.csv")):
+        rows = (path for folder in folders for path in (ROOT / folder).glob("*.csv"))
+        for file in (Path(__file__), *rows):
             self.env.note_dependency(str(file))
         return self.parse_text_to_nodes(FILLED[self.name]())
 

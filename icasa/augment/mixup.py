@@ -17,8 +17,8 @@ class MixUp(nn.Module):
 
     .. math::
 
-        \tilde x_i = \lambda x_i + (1 - \lambda) x_{\pi(i)}, \qquad
-        \tilde y_i = \lambda y_i + (1 - \lambda) y_{\pi(i)}, \qquad
+        \tilde x_i = \lambda x_i + (1 - \lambda) x_{\pi(i)} \\
+        \tilde y_i = \lambda y_i + (1 - \lambda) y_{\pi(i)} \\
         \lambda \sim \text{Beta}(\alpha, \alpha)
 
     with π a random permutation of the batch. Unlike :class:`icasa.AAM`, it replaces the batch: N

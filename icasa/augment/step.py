@@ -48,7 +48,7 @@ def aam_loss(
 
     .. math:: L = \frac{\sum_{i=1}^{N} \ell(f(x_i), y_i) +
                         \sum_{m=1}^{M} \ell(f(\tilde x_m), \tilde y_m)}
-                       {\sum_{i=1}^{N} v(y_i) + \sum_{m=1}^{M} v(\tilde y_m)}, \qquad
+                       {\sum_{i=1}^{N} v(y_i) + \sum_{m=1}^{M} v(\tilde y_m)} \\
               v(y) = \sum_k w_k y_k
 
     with w the class weights of the criterion; without class weights v = 1. So L is the criterion's
