@@ -22,13 +22,16 @@ from extensions.tables import Row, name, read, table  # noqa: E402 - found by th
 SPEECH = "examples/ser/results"
 STUDY = "examples/study/results"
 OTHERS = "benchmarks/results/others.csv"
-FAMILIES = {  # of the study: what it asks on which data
-    "speech-1d-layers": "layers on speech (RAVDESS, one-dimensional network)",
-    "speech-1d-augmentation": "augmentation of speech (RAVDESS, one-dimensional network)",
-    "speech-2d-layers": "layers on speech (RAVDESS, two-dimensional network)",
-    "images-layers": "layers on images (20,000 of CIFAR-10, ResNet-8)",
-    "images-aligned": "layers without channel shuffle on images (20,000 of CIFAR-10, ResNet-8)",
-    "speech-1d-forms": "a form chosen on other speakers (RAVDESS, one-dimensional network)",
+SPEECH_1D = "speech (RAVDESS, one-dimensional network)"
+SPEECH_2D = "speech (RAVDESS, two-dimensional network)"
+IMAGES = "images (20,000 of CIFAR-10, ResNet-8)"
+FAMILIES = {  # of the study: what it compares, on which data
+    "speech-1d-layers": ("layers", SPEECH_1D),
+    "speech-1d-augmentation": ("augmentations", SPEECH_1D),
+    "speech-2d-layers": ("layers", SPEECH_2D),
+    "images-layers": ("layers", IMAGES),
+    "images-aligned": ("layers without channel shuffle", IMAGES),
+    "speech-1d-forms": ("changed forms of ICASA and AAM", SPEECH_1D),
 }
 LEVEL = 0.05
 HEAD = ("method: where it was measured", "difference in points (95 % interval)", "verdict")
@@ -45,7 +48,7 @@ def interval(row: Row, key: str) -> str:
 def judge(row: Row, p: str) -> str:
     """Say in words what an interval says, and whether it holds by the p-value in a column."""
     if float(row["low"]) <= 0 <= float(row["high"]):
-        return "no difference shown"
+        return "not known"
     side = "higher" if float(row["low"]) > 0 else "lower"
     return side if float(row[p]) < LEVEL else f"{side}, but not after correction"
 
@@ -80,14 +83,15 @@ def of_recipes(root: Path) -> list[list[str]]:
     return lines
 
 
-def of_study(root: Path) -> tuple[list[list[str]], list[str]]:
-    """Lines of the study's families that have rows, and the names of those that have none."""
-    lines, missing = [], []
-    for family, what in FAMILIES.items():
+def of_study(root: Path) -> tuple[list[list[list[str]]], list[str]]:
+    """Lines of each of the study's families that has rows, and the names of those without."""
+    families, missing = [], []
+    for family, (what, where) in FAMILIES.items():
         path = root / STUDY / f"{family}.csv"
         if not path.is_file():
-            missing.append(what)
+            missing.append(f"{what} on {where}")
             continue
+        lines = []
         for row in read(path):
             said = re.split(r" by | \(|;", row["verdict"])[0]
             if (
@@ -95,9 +99,12 @@ def of_study(root: Path) -> tuple[list[list[str]], list[str]]:
                 and float(row["seed_low"]) * float(row["seed_high"]) <= 0
             ):
                 said = "uncertain"  # it does not hold without the assumption on the seeds
-            where = f"{what}, {plural(row['seeds'], 'seed')}"
-            lines.append([f"{name(row['variant'])}: {where}", interval(row, "difference"), said])
-    return lines, missing
+            lines.append([
+                f"{name(row['variant'])}: {where}, {plural(row['seeds'], 'seed')}",
+                interval(row, "difference"), said,
+            ])  # fmt: skip
+        families.append(lines)
+    return families, missing
 
 
 def speed(root: Path) -> str:
@@ -137,25 +144,22 @@ def cost(root: Path) -> str:
     )
 
 
-def of_families(lines: Sequence[list[str]]) -> list[list[str]]:
-    """Return a line for each family: its ICASA or AAM, and how often each verdict stands in it."""
-    found = []
-    for what in dict.fromkeys(line[0].split(": ")[1] for line in lines):
-        family = [line for line in lines if line[0].split(": ")[1] == what]
-        shown = next(line for line in family if re.match("ICASA|AAM", line[0]))
-        counts = Counter(line[2] for line in family)
-        said = ", ".join(f"{count} {word}" for word, count in counts.items())
-        found.append([f"{shown[0]}, one of {len(family)}", shown[1], f"{shown[2]}; of all: {said}"])
-    return found
+def of_family(lines: Sequence[list[str]]) -> list[str]:
+    """Return a family's line: its ICASA or AAM, and how often each verdict stands in it."""
+    shown = next(line for line in lines if re.match("ICASA|AAM", line[0]))
+    counts = Counter(line[2] for line in lines)
+    said = ", ".join(f"{count} {word}" for word, count in counts.items())
+    return [f"{shown[0]}, one of {len(lines)}", shown[1], f"{shown[2]}; of all: {said}"]
 
 
 def verdict(root: Path = ROOT) -> str:
     """Return the verdict as Markdown."""
     recipes = of_recipes(root)
     study, missing = of_study(root)
-    higher = [line[0] for line in (*recipes, *study) if line[2] == "higher"]
+    lines = [*recipes, *(line for family in study for line in family)]
+    higher = [f"{line[0]}: {line[1]} points" for line in lines if line[2] == "higher"]
     if higher:
-        shown = "; ".join(line.replace(": ", " among ", 1) for line in higher)
+        shown = "; ".join(line.replace(": ", " on ", 1) for line in higher)
         said = f"**For accuracy: only where it was measured to help.** Higher: {shown}."
     else:
         said = (
@@ -170,11 +174,12 @@ def verdict(root: Path = ROOT) -> str:
         "**For a tested implementation of the paper or of these layers: yes.**\n\n"
         "The table compares each network with the same network without attention and without AAM "
         "(Adaptive Acoustic Mixup, the paper's augmentation). The difference is in percentage "
-        "points of the mean recall over the classes, for images of the accuracy. The speech "
+        "points of the mean recall over the classes, for images, of the accuracy. The speech "
         "corpus is RAVDESS. It has 24 speakers; no speaker is in both training and test. "
-        '"Correction" is that for several comparisons (Holm).'
+        '"Not known": neither a difference nor equality was shown. "Correction" is that for '
+        "several comparisons (Holm)."
     )
-    return "\n\n".join((*text, table(HEAD, [*recipes, *of_families(study)])))
+    return "\n\n".join((*text, table(HEAD, [*recipes, *map(of_family, study)])))
 
 
 def why(root: Path = ROOT) -> str:

@@ -111,7 +111,7 @@ def test_what_is_not_measured_is_said_and_taken_up_once_it_is(root):
 def test_the_verdict_knows_every_family_of_the_study(root):
     assert set(verdict.FAMILIES) == {*(family.name for family in cells.FAMILIES), choice.NAME}
     add_study(root, choice.NAME, variant=choice.CHOSEN)
-    line = "| ICASA or AAM, as each half chooses: a form chosen on other speakers ("
+    line = "| ICASA or AAM, as each half chooses: speech (RAVDESS, one-dimensional"
     assert line in verdict.verdict(root)
 
 
@@ -122,7 +122,7 @@ def test_the_verdict_knows_every_family_of_the_study(root):
         ("-2", "-0.5", "0.049", "lower"),
         ("-2", "-0.5", "0.06", "lower, but not after correction"),
         ("0.5", "2", "0.06", "higher, but not after correction"),
-        ("-1", "0", "0.01", "no difference shown"),
+        ("-1", "0", "0.01", "not known"),
     ],
 )
 def test_an_interval_counts_only_after_correction(low, high, p, said):
