@@ -196,8 +196,7 @@ def load_peer(model: nn.Module, state_dict: Weights, *, source: str) -> None:
         ValueError: if the source has no such layer, or if options, keys or shapes do not fit.
 
     >>> import torch
-    >>> from icasa import ECA
-    >>> from icasa.convert import load_peer
+    >>> from icasa import ECA, load_peer
     >>> model = torch.nn.Sequential(torch.nn.ReLU(), ECA(64))
     >>> load_peer(model, {"1.conv.weight": torch.ones(1, 1, 3)}, source="timm")
     >>> model[1].conv.weight.flatten().tolist()
@@ -243,8 +242,7 @@ def from_peer(
     Raises:
         ValueError: as in :func:`load_peer`, or if no options give these shapes.
 
-    >>> from icasa import CA
-    >>> from icasa.convert import from_peer, to_peer
+    >>> from icasa import CA, from_peer, to_peer
     >>> weights = to_peer(CA(320, reduction=20), source="official")
     >>> from_peer(CA, weights, source="official").width
     16
@@ -277,8 +275,7 @@ def to_peer(model: nn.Module, *, source: str, bias: bool | None = None) -> dict[
         ValueError: if the source has no such layer or options, if a bias without a counterpart is
             not zero, or if ``bias`` is given for a source without this option.
 
-    >>> from icasa import SA
-    >>> from icasa.convert import to_peer
+    >>> from icasa import SA, to_peer
     >>> {key: tuple(value.shape) for key, value in to_peer(SA(16), source="official").items()}
     {'cweight': (1, 2, 1, 1), ... 'gn.weight': (2,), 'gn.bias': (2,)}
     """

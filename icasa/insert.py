@@ -100,8 +100,7 @@ def insert_attention(
             the output that a residual addition adds.
 
     >>> from torch import nn
-    >>> from icasa import SE
-    >>> from icasa.insert import insert_attention
+    >>> from icasa import SE, insert_attention
     >>> model = nn.Sequential(nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16), nn.ReLU())
     >>> [place[:2] for place in insert_attention(model, SE, where=nn.BatchNorm2d)]
     [('1', 16)]
@@ -130,8 +129,7 @@ def remove_attention(model: nn.Module) -> list[str]:
         Names of the modules whose layer was removed.
 
     >>> from torch import nn
-    >>> from icasa import SE
-    >>> from icasa.insert import insert_attention, remove_attention
+    >>> from icasa import SE, insert_attention, remove_attention
     >>> model = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU())
     >>> places = insert_attention(model, SE, where="0")
     >>> remove_attention(model)

@@ -42,8 +42,7 @@ def attention_maps(model: nn.Module, x: Tensor, *, grad: bool = False) -> dict[s
 
     >>> import torch
     >>> from torch import nn
-    >>> from icasa import ICASA, SE
-    >>> from icasa.maps import attention_maps
+    >>> from icasa import ICASA, SE, attention_maps
     >>> model = nn.Sequential(nn.Conv2d(1, 16, 3), ICASA(16), SE(16)).eval()
     >>> maps = attention_maps(model, torch.randn(1, 1, 41, 202))
     >>> {name: [tuple(gate.shape) for gate in layer.gates] for name, layer in maps.items()}

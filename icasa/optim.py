@@ -12,7 +12,7 @@ NORMS = (
 
 
 def one_axis_parameters(module: nn.Module) -> set[str]:
-    """Return the names of the parameters to leave without decay: gates, beta, norms, biases."""
+    """Return the parameters that need no weight decay: norms, biases, scales of gates."""
     return {name for name, p in module.named_parameters() if p.ndim == 1}
 
 
@@ -38,8 +38,7 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
 
     >>> import torch
     >>> from torch import nn
-    >>> from icasa import ICASA
-    >>> from icasa.optim import parameter_groups
+    >>> from icasa import ICASA, parameter_groups
     >>> model = nn.Sequential(nn.Conv2d(1, 16, 3), nn.BatchNorm2d(16), ICASA(16))
     >>> optimizer = torch.optim.AdamW(parameter_groups(model, 0.05), lr=1e-3)
     >>> [(g["name"], g["weight_decay"], len(g["params"])) for g in optimizer.param_groups]

@@ -37,6 +37,8 @@ class DifficultyBank:
     Reference:
         Li et al. 2026, section 2.1, Eq. 2.
 
+    >>> import torch
+    >>> from icasa import DifficultyBank
     >>> bank = DifficultyBank(4, num_classes=2)
     >>> bank.update(torch.tensor([3, 0]), torch.tensor([0.5, 2.0]))
     >>> bank.lookup(torch.arange(4))
@@ -140,6 +142,8 @@ class AAMCollate:
     Reference:
         Li et al. 2026, section 2.1, Algorithm 1.
 
+    >>> import torch
+    >>> from icasa import AAM, AAMCollate, DifficultyBank
     >>> data = [(torch.randn(5), i % 2, i, f"clip{i}") for i in range(8)]
     >>> collate = AAMCollate(AAM(2, threshold=0.0), DifficultyBank(8, num_classes=2))
     >>> loader = torch.utils.data.DataLoader(data, batch_size=8, collate_fn=collate)

@@ -55,6 +55,9 @@ def soft_cross_entropy(
     Reference:
         Li et al. 2026, section 2.1, Eq. 2.
 
+    >>> import torch
+    >>> import torch.nn.functional as F
+    >>> from icasa import soft_cross_entropy
     >>> logits = torch.tensor([[2.0, 0.0], [0.0, 1.0]])
     >>> a, b = torch.tensor([0, 1]), torch.tensor([1, 0])
     >>> w = torch.tensor([1.0, 5.0])

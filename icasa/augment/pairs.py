@@ -14,6 +14,8 @@ class MixedPairs(NamedTuple):
     Shape:
         Each (M,). With ``fixed_size=True``, a row whose partner is itself was not mixed.
 
+    >>> import torch
+    >>> from icasa import MixedPairs
     >>> pairs = MixedPairs(torch.tensor([0, 1]), torch.tensor([2, 1]), torch.tensor([0.3, 0.5]))
     >>> pairs.weight()
     tensor([1., 0.])

@@ -81,6 +81,8 @@ def aam_loss(
     Reference:
         Li et al. 2026, section 2.1, Algorithm 1, lines 12 and 13.
 
+    >>> import torch
+    >>> from icasa import AAM, aam_loss
     >>> model = torch.nn.Linear(5, 3)
     >>> step = aam_loss(model, AAM(3, threshold=0.0), torch.randn(8, 5), torch.randint(3, (8,)))
     >>> step.loss.backward()

@@ -24,7 +24,7 @@ logger = logging.getLogger("icasa.cost")
 
 
 class Cost(NamedTuple):
-    """Cost of the model with one layer, for one batch size on one device; see `compare`."""
+    """Cost of the model with one layer, for one batch size on one device; see :func:`compare`."""
 
     layer: str
     device: str
@@ -52,10 +52,10 @@ def compare(
 ) -> list[Cost]:
     """Measure ``model`` without attention, and copies of it with each layer.
 
-    `insert_attention` puts the layers into the copies. In each round every model is timed once, in
-    a new random order, by the wall clock, synchronised on CUDA. The ratio to the plain model is
-    taken within each round. Section 3.2 of Li et al. 2026 times a batch size of 1 with
-    ``warmup=100, rounds=1000``.
+    :func:`icasa.insert_attention` puts the layers into the copies. In each round every model is
+    timed once, in a new random order, by the wall clock, synchronised on CUDA. The ratio to the
+    plain model is taken within each round. Section 3.2 of Li et al. 2026 times a batch size of 1
+    with ``warmup=100, rounds=1000``.
 
     Args:
         model: any module; it is not changed.
@@ -63,7 +63,7 @@ def compare(
         layers: from a name to a function that builds a layer from its channels. Default: all
             layers of icasa for the number of spatial axes of ``x``, SA and ICASA with
             ``shuffle=False``.
-        where: the places, as in `insert_attention`.
+        where: the places, as in :func:`icasa.insert_attention`.
         batch_sizes: ``x`` is repeated or shortened to each size. Default: the size of ``x``.
         devices: for example ``["cpu", "cuda"]``. Default: that of ``x``.
         rounds: timed calls of each model. Default: 30; for slow models as many as fit in half a
@@ -75,8 +75,8 @@ def compare(
         seed: seed of the order.
 
     Returns:
-        A `Cost` for each device, batch size and model, the plain model first. ``macs`` are the
-        multiply-accumulates of a forward of the batch, half of the count of torch's
+        A :class:`Cost` for each device, batch size and model, the plain model first. ``macs`` are
+        the multiply-accumulates of a forward of the batch, half of the count of torch's
         FlopCounterMode, with PyTorch's operators. ``saved`` is the number of bytes that the forward
         of a step saves for its backward, without parameters and buffers (0 with ``step=False``).
 
