@@ -81,9 +81,9 @@ class Facts(SphinxDirective):
         uri = f"/../{path.relative_to(ROOT).as_posix()}"
         text = (
             f"```{{figure}} {uri}\n:alt: Costs of {self.cls.__name__} by channels and size\n\n"
-            "What one layer adds to a forward pass, by channels C; a line for each height and "
-            "width of the map. Parameters do not depend on the map, so those lines lie on one "
-            "another; the rest grows with its area.\n```\n"
+            "What one layer adds to a forward pass with PyTorch's operators, by channels C; a line "
+            "for each height and width of the map. Where lines lie on one another, the map's size "
+            "does not count. The kernels save less memory.\n```\n"
         )
         return [nodes.rubric(text="Cost"), *self.parse_text_to_nodes(text)]
 
