@@ -41,6 +41,9 @@ def lines(
     axes.set_xscale("log", base=2)
     ticks = sorted({x for xs, _ in curves.values() for x in xs})
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks], minor=False)
+    values = [value for _, y in curves.values() for value in y if value > 0]
+    if values and max(values) < 10 * min(values):  # no power of ten may be among the ticks
+        axes.yaxis.set_minor_formatter("{x:g}")
     axes.grid(alpha=0.3)
 
 
@@ -69,7 +72,7 @@ def bars(
             error_kw={"elinewidth": 0.8, "ecolor": "#666666"},
         )
         if label:
-            axes.bar_label(drawn, fmt=label, fontsize=8, padding=2)
+            axes.bar_label(drawn, fmt=label, fontsize=7, padding=2)
     axes.margins(y=0.12)  # room for the labels
     axes.set_xticks(range(len(groups)), groups)
     axes.grid(axis="y", alpha=0.3)
