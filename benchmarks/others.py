@@ -202,7 +202,9 @@ def questions() -> list[dict[str, str]]:
         "which of SE, ECA, CBAM, CA, SA, ICA, ICASA": [", ".join(v) for v in all_of.values()],
         "packages that it installs": [needs[library] for library in all_of],
         "puts layers into a network": [*inserts(), *map(names_insertion, INSTALLED[1:])],
-        "keeps padding out of the gates": [takes_lengths(v) for v in all_of.values()],
+        "can keep padding out of the gates (`lengths`)": [
+            takes_lengths(v) for v in all_of.values()
+        ],
     }
     rows = [{"question": q} | dict(zip(all_of, a, strict=True)) for q, a in said.items()]
     tests = {
@@ -214,7 +216,7 @@ def questions() -> list[dict[str, str]]:
     }
     for question, test in tests.items():
         rows.append({"question": question} | {k: share(v, test) for k, v in all_of.items()})
-    rows.append({"question": "spatial axes"} | {k: axes_of(k) for k in all_of})
+    rows.append({"question": "spatial axes of SE"} | {k: axes_of(k) for k in all_of})
     return rows
 
 

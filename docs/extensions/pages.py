@@ -82,8 +82,8 @@ class Facts(SphinxDirective):
         text = (
             f"```{{figure}} {uri}\n:alt: Costs of {self.cls.__name__} by channels and size\n\n"
             "What one layer adds to a forward pass with PyTorch's operators, by channels C; a line "
-            "for each height and width of the map. Where lines lie on one another, the map's size "
-            "does not count. The kernels save less memory.\n```\n"
+            "for each height and width of the map. Where lines coincide, the map's size makes no "
+            "difference. The kernels save less memory.\n```\n"
         )
         return [nodes.rubric(text="Cost"), *self.parse_text_to_nodes(text)]
 

@@ -34,6 +34,7 @@ VALUES = {  # of other columns, in words
         "awgn20": "noise at 20 dB", "awgn10": "noise at 10 dB", "awgn0": "noise at 0 dB",
         "mp3-128k": "MP3, 128 kbps", "reverb-0.3s": "reverberation, 0.3 s",
     },
+    "format": {"planes": "contiguous"},
     "corpus": {"iemocap": "IEMOCAP", "ravdess": "RAVDESS"},
     "normalisation": {
         "none": "raw", "all": "standardised over all clips", "speaker": "standardised by speaker",
@@ -133,7 +134,8 @@ class Rows(SphinxDirective):
     """``{rows} FILE``: a CSV file from the root, or what command writes it while there is no row.
 
     ``:columns: a | b = in words`` and ``:where: column=value`` choose from it; ``:pivot: down |
-    across, across | value`` turns it; ``:fold: title`` folds it away, ``:command:`` writes it.
+    across, across | value`` turns it; ``:exact:`` shows all digits; ``:fold: title`` folds it
+    away, ``:command:`` writes it.
     """
 
     required_arguments = 1
@@ -141,6 +143,7 @@ class Rows(SphinxDirective):
         "columns": directives.unchanged_required,
         "where": directives.unchanged_required,
         "pivot": directives.unchanged_required,
+        "exact": directives.flag,
         "fold": directives.unchanged_required,
         "command": directives.unchanged_required,
     }
@@ -173,7 +176,7 @@ class Rows(SphinxDirective):
         for key, title in pairs:
             cells = [words(key, row[key]) if key != "epochs" else row[key] for row in rows]
             if any(cells):
-                shown[title or key] = digits(cells, key)
+                shown[title or key] = cells if "exact" in self.options else digits(cells, key)
         return [list(shown), *(list(line) for line in zip(*shown.values(), strict=True))]
 
     def folded(self, text: str, path: Path, count: int) -> str:
