@@ -13,8 +13,8 @@ class RandomCrop(nn.Module):
 
     .. math::
 
-        l \sim U\{\lceil p W \rceil, \dots, W\}, \quad s \sim U\{0, \dots, W - l\} \\
-        \tilde x_w = x_{s + w} \text{ for } w < l, \text{ else } 0
+        l &\sim U\{\lceil p W \rceil, \dots, W\}, \quad s \sim U\{0, \dots, W - l\} \\
+        \tilde x_w &= x_{s + w} \text{ for } w < l, \text{ else } 0
 
     Use standardised features, so that 0 is the mean. In ``eval()`` x is returned unchanged and
     nothing is drawn.

@@ -27,8 +27,8 @@ def soft_cross_entropy(
     With p the target as probabilities, q = softmax(logits), w the class weights, s the sample
     weights and p' = (1 - ε) p + (ε / K) Σ_k p_k:
 
-    .. math:: \ell_n = -s_n \sum_k w_k p'_{nk} \log q_{nk} \\
-              \text{mean} = \frac{\sum_n \ell_n}{\sum_n s_n \sum_k w_k p_{nk}}
+    .. math:: \ell_n &= -s_n \sum_k w_k p'_{nk} \log q_{nk} \\
+              \text{mean} &= \frac{\sum_n \ell_n}{\sum_n s_n \sum_k w_k p_{nk}}
 
     For integer targets this is :func:`torch.nn.functional.cross_entropy`. For soft targets torch
     divides by N instead, so class weights change the scale of the loss. Here the mean loss of the

@@ -17,9 +17,9 @@ class MixUp(nn.Module):
 
     .. math::
 
-        \tilde x_i = \lambda x_i + (1 - \lambda) x_{\pi(i)} \\
-        \tilde y_i = \lambda y_i + (1 - \lambda) y_{\pi(i)} \\
-        \lambda \sim \text{Beta}(\alpha, \alpha)
+        \tilde x_i &= \lambda x_i + (1 - \lambda) x_{\pi(i)} \\
+        \tilde y_i &= \lambda y_i + (1 - \lambda) y_{\pi(i)} \\
+        \lambda &\sim \text{Beta}(\alpha, \alpha)
 
     with π a random permutation of the batch. Unlike :class:`icasa.AAM`, it replaces the batch: N
     samples in, N samples out. It also takes soft labels, so it can be used before or after AAM.

@@ -13,8 +13,8 @@ class SpecAugment(nn.Module):
 
     .. math::
 
-        f \sim U\{0, \dots, F\}, \quad f_0 \sim U\{0, \dots, H - f\} \\
-        x_{h, w} = v \quad \text{for} \quad f_0 \le h < f_0 + f
+        f &\sim U\{0, \dots, F\}, \quad f_0 \sim U\{0, \dots, H - f\} \\
+        x_{h, w} &= v \quad \text{for} \quad f_0 \le h < f_0 + f
 
     for each frequency mask, and the same with T and W for each time mask. Each sample has its own
     masks, equal in all its channels. Masks may overlap. Use standardised features, so that v = 0 is

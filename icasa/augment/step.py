@@ -46,10 +46,10 @@ def aam_loss(
     The step needs the losses of the originals anyway. They are also the difficulties d of Eq. 2.
     So only the M mixed samples need another forward:
 
-    .. math:: L = \frac{\sum_{i=1}^{N} \ell(f(x_i), y_i) +
+    .. math:: L &= \frac{\sum_{i=1}^{N} \ell(f(x_i), y_i) +
                         \sum_{m=1}^{M} \ell(f(\tilde x_m), \tilde y_m)}
                        {\sum_{i=1}^{N} v(y_i) + \sum_{m=1}^{M} v(\tilde y_m)} \\
-              v(y) = \sum_k w_k y_k
+              v(y) &= \sum_k w_k y_k
 
     with w the class weights of the criterion; without class weights v = 1. So L is the criterion's
     mean over original and mixed samples. In ``aam.eval()``, or if no pair passes, L is the loss of
