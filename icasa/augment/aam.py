@@ -170,8 +170,6 @@ class AAM(nn.Module):
     ) -> tuple[Tensor, Tensor, MixedPairs]:
         """Return only the mixed samples, their labels and their pairs (no rows in ``eval()``).
 
-        >>> import torch
-        >>> from icasa import AAM
         >>> aam = AAM(2, pairing="random", alpha=0)
         >>> x_mix, y_mix, pairs = aam.mix(torch.eye(2), torch.arange(2))
         >>> x_mix, pairs.partner
@@ -195,8 +193,6 @@ class AAM(nn.Module):
     def float_labels(self, x: Tensor, y: Tensor) -> Tensor:
         """Return y as floats (N, num_classes): class indices one-hot, soft labels unchanged.
 
-        >>> import torch
-        >>> from icasa import AAM
         >>> AAM(3).float_labels(torch.randn(2, 5), torch.tensor([2, 0]))
         tensor([[0., 0., 1.],
                 [1., 0., 0.]])
@@ -232,8 +228,6 @@ class AAM(nn.Module):
             that pass, ``label_chance`` and ``speaker_chance`` the same among all pairs. A share of
             no pairs is None; so are the shares of speakers if ``speaker`` is not given.
 
-        >>> import torch
-        >>> from icasa import AAM
         >>> x = torch.tensor([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0], [0.1, 1.0]])
         >>> report = AAM(2).report(x, torch.tensor([0, 0, 1, 1]))
         >>> report.partner_rate, report.label_match, round(report.label_chance, 3)
