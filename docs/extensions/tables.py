@@ -25,7 +25,7 @@ from examples.ser.grid.names import leak, name
 
 Row = Mapping[str, str]
 NAMED = ("variant", "ours", "against", "model", "space", "attention")  # columns of variants
-CODE = ("file", "change", "command")
+CODE = ("file", "change", "command")  # columns to copy from
 POINTS = re.compile(
     r"(WA|UA)\b|(low|high)$|difference|.*(match|chance|share|rate|accuracy)\b|.*\(%\)"
 )  # columns of percentages, from their beginning

@@ -43,6 +43,8 @@ def test_variants_are_named_in_words():
     assert tables.name("none+aam-random") == "AAM, random partners"
     assert tables.name("something else") == "something else"
     assert tables.words("condition", "awgn10") == "noise at 10 dB"
+    assert tables.words("verdict", "not known (95 % interval ...); a difference") == "not known"
+    assert tables.words("command", "make a -k 'b_c'") == "`` make a -k 'b_c' ``"
     assert tables.words("commit", 40 * "a" + "-dirty") == "aaaaaaa-dirty"
 
 
