@@ -4,16 +4,15 @@
 results/table*.csv, results/protocol.csv and the pictures, with the paper's numbers and ours.
 """
 
-import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
-from statistics import mean, stdev
+from collections.abc import Iterable
 
 import numpy as np
 from sklearn.metrics import precision_recall_fscore_support
 
 from examples.errors import user_errors
 from examples.provenance import Row, read_csv, write_csv
+from examples.ser.grid.accuracy import LAYERS, TABLES_OF_ACCURACY, accuracy, averages
 from examples.ser.grid.calibration import calibrated, calibration, draw_calibration
 from examples.ser.grid.cells import ATTENTIONS, GRID, OURS, RESULTS, TABLES
 from examples.ser.grid.names import name as in_words
@@ -25,8 +24,6 @@ from examples.ser.run import figures
 from examples.ser.run.evaluate import confusion, scores
 
 ORACLE = "test-best (oracle)"
-ACCURACY = ("6", "7", "8", "9", "10", "11", "12")
-LAYERS = {"iemocap": "11", "ravdess": "12"}  # one table for each corpus
 CONDITIONS = {
     "15": ("clean", "awgn20", "awgn10", "awgn0"),
     "16": ("clean", "mp3-128k", "reverb-0.3s"),
@@ -35,29 +32,6 @@ AGAINST = {  # Table 19: the variants compared with each baseline
     "none": ("icasa+aam", "icasa", "none+aam", "none+aam-random", "none+aam-unweighted"),
     "none+aam": tuple(f"{name}+aam" for name in ATTENTIONS if name != "none"),
 }
-
-
-def averages(rows: Sequence[Row], labels: Sequence[str]) -> dict[str, float]:
-    """WA and UA with their sample SD over the runs, and F1 by class."""
-    out: dict[str, float] = {}
-    for measure in ("WA", "UA"):
-        values = [row[measure] for row in rows]
-        out[measure] = mean(values)
-        out[f"{measure} SD"] = stdev(values) if len(values) > 1 else math.nan
-    return out | {f"F1 {label}": mean(row[f"F1_{label}"] for row in rows) for label in labels}
-
-
-def accuracy(table: str, grid: Grid) -> list[Row]:
-    """Tables 6 to 12: a row per variant, with mean and SD over folds."""
-    variants, (protocol,) = TABLES[table]
-    corpora = [corpus for corpus, number in LAYERS.items() if number == table] or list(LAYERS)
-    return [
-        {"corpus": key[0], "variant": key[3]}
-        | with_paper(table, key[0], key[3], averages(runs.by_fold(), runs.labels)) | runs.facts()
-        for variant in variants
-        for key, runs in grid.items()
-        if runs.cell.base_corpus in corpora and key[1] == protocol and key[3] == variant
-    ]  # fmt: skip
 
 
 def run_name(runs: Runs, grid: Grid) -> str:
@@ -309,7 +283,7 @@ def draw(grid: Grid) -> None:
 def main() -> None:
     """Write every table and picture of the paper's model that the grid has runs for."""
     grid = {key: runs for key, runs in read_grid(GRID).items() if runs.cell.is_paper_model}
-    for table in ACCURACY:
+    for table in TABLES_OF_ACCURACY:
         write(f"table{int(table):02}", accuracy(table, grid))
     write("table13", table13(grid))
     write("table14", table14(grid))
