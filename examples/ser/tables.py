@@ -1,7 +1,8 @@
 """Tables 6 to 19 of the paper and the protocol study, from the grid's predictions alone.
 
 ``python -m examples.ser.tables`` reads results/grid/*.json.gz and results/svm.csv and writes
-results/table*.csv, results/protocol.csv and the pictures, with the paper's numbers and ours.
+results/table*.csv, results/protocol.csv and the pictures, with the paper's numbers and ours. Tables
+8, 9, 10 and 12 have rows of the study's cells, too.
 """
 
 from collections import Counter, defaultdict
@@ -12,9 +13,15 @@ from sklearn.metrics import precision_recall_fscore_support
 
 from examples.errors import user_errors
 from examples.provenance import Row, read_csv, write_csv
-from examples.ser.grid.accuracy import LAYERS, TABLES_OF_ACCURACY, accuracy, averages
+from examples.ser.grid.accuracy import (
+    LAYERS,
+    TABLES_OF_ACCURACY,
+    accuracy,
+    accuracy_in_study,
+    averages,
+)
 from examples.ser.grid.calibration import calibrated, calibration, draw_calibration
-from examples.ser.grid.cells import ATTENTIONS, GRID, OURS, RESULTS, TABLES
+from examples.ser.grid.cells import ATTENTIONS, GRID, OURS, RESULTS, STUDIED, TABLES
 from examples.ser.grid.names import name as in_words
 from examples.ser.grid.paper import literature, read_paper, with_paper
 from examples.ser.grid.predictions import join_runs
@@ -283,8 +290,9 @@ def draw(grid: Grid) -> None:
 def main() -> None:
     """Write every table and picture of the paper's model that the grid has runs for."""
     grid = {key: runs for key, runs in read_grid(GRID).items() if runs.cell.is_paper_model}
+    study = read_grid(STUDIED)
     for table in TABLES_OF_ACCURACY:
-        write(f"table{int(table):02}", accuracy(table, grid))
+        write(f"table{int(table):02}", accuracy(table, grid) + accuracy_in_study(table, study))
     write("table13", table13(grid))
     write("table14", table14(grid))
     for table in CONDITIONS:

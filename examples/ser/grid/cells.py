@@ -14,6 +14,7 @@ from examples.ser.run.flags import PRESETS
 
 RESULTS = Path(__file__).parents[1] / "results"
 GRID = RESULTS / "grid"
+STUDIED = Path(__file__).parents[2] / "study" / "results" / "cells"
 FOLDS = {"ravdess": range(6), "iemocap": range(5)}
 ATTENTIONS = ("none", "sa", "ica", "icasa", "eca", "cbam", "se", "ca")
 THRESHOLDS = (0.1, 0.3, 0.5, 0.7, 0.9)
@@ -73,12 +74,12 @@ TABLES = {
         SPEAKER,
     ),
 }  # fmt: skip
-STUDY = (
-    "layers",
-    "layers-2d",
-    "augmentation",
-    "forms",
-)  # trained with other presets than the paper's
+STUDY = {  # of TABLES: sets of docs/study.md, with their preset and their seeds
+    "layers": ("strong", (1, 2, 3, 4, 5)),
+    "layers-2d": ("plane", (1, 2, 3)),
+    "augmentation": ("strong", (1, 2, 3)),
+    "forms": ("strong", (1, 2, 3)),
+}
 SEED = 987654
 CORPUS = r"\w+(?:-(?:impro|script))?"
 NAME = (

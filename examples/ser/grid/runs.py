@@ -46,7 +46,7 @@ class Runs:
         }
         return {seed: part for seed, part in parts.items() if part.complete}
 
-    def select_seeds(self, seeds: "Mapping[int, Runs]") -> "Runs":
+    def select_seeds(self, seeds: Iterable[int]) -> "Runs":
         """Return the runs of some of the seeds that have every fold."""
         parts = [self.seeds[seed] for seed in sorted(seeds)]
         return Runs(parts[0].cell, tuple(record for part in parts for record in part.records))

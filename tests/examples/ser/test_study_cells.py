@@ -7,13 +7,14 @@ import pytest
 import torch
 
 from examples.ser import train
-from examples.ser.grid.cells import FORMS, TABLES, VARIANTS, Cell
+from examples.ser.grid.cells import FORMS, STUDY, TABLES, VARIANTS, Cell
 from examples.ser.run.flags import parse
 from examples.ser.synthetic import write_synthetic
-from examples.study.cells import AUGMENTATIONS, FAMILIES
+from examples.study import choice
+from examples.study.cells import FAMILIES
 from icasa import backend
 
-STUDY = {family.name: family.variants for family in FAMILIES}
+FAMILY = {family.name: family for family in FAMILIES}
 
 
 def flags(variant, preset="strong"):
@@ -21,12 +22,21 @@ def flags(variant, preset="strong"):
     return parse([*cell.flags(), "--ravdess", "r", "--out", "o"])
 
 
-def test_the_tables_have_every_variant_of_the_study_and_no_other():
-    assert set(TABLES["layers"][0]) == set(STUDY["speech-1d-layers"])
-    assert set(TABLES["augmentation"][0]) == set(AUGMENTATIONS)
+@pytest.mark.parametrize("name", ["1d-layers", "2d-layers", "1d-augmentation"])
+def test_the_tables_have_every_cell_of_the_study_and_no_other(name):
+    family = FAMILY[f"speech-{name}"]
+    table = {"1d-layers": "layers", "2d-layers": "layers-2d", "1d-augmentation": "augmentation"}
+    preset, seeds = STUDY[table[name]]
+    assert set(TABLES[table[name]][0]) == set(family.variants)
+    assert (seeds, f"{preset}30" in family.pattern) == (family.seeds, True)
 
 
-@pytest.mark.parametrize("variant", STUDY["speech-1d-layers"])
+def test_the_table_of_the_forms_has_every_form_and_no_other():
+    assert set(TABLES["forms"][0]) == {"none", *FORMS} == {"none", *choice.FORMS}
+    assert STUDY["forms"] == ("strong", choice.CHOICE_SEEDS)
+
+
+@pytest.mark.parametrize("variant", FAMILY["speech-1d-layers"].variants)
 def test_a_layer_alone_differs_from_none_in_the_attention_only(variant):
     ours, base = vars(flags(variant)), vars(flags("none"))
     assert ours == base | {"attention": variant}

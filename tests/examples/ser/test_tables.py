@@ -10,7 +10,7 @@ from sklearn.metrics import accuracy_score, balanced_accuracy_score
 
 from examples.ser import tables
 from examples.ser.data.ravdess import RAVDESS_LABELS, ravdess_rows
-from examples.ser.grid.cells import Cell
+from examples.ser.grid.cells import TABLES, Cell
 from examples.ser.run.evaluate import scores
 
 GAINS = (("icasa+aam", "none"), ("none+aam", "none"), ("icasa+aam", "none+aam"))
@@ -165,6 +165,50 @@ def test_other_layers_have_a_table_for_each_corpus(grid):
     (row,) = (r for r in tables.accuracy("11", grid | other) if r["variant"] == "icasa+aam")
     assert (row["corpus"], row["WA (paper)"]) == ("iemocap", "81.54")
     assert {row["corpus"] for row in tables.accuracy("12", grid | other)} == {"ravdess"}
+
+
+@pytest.fixture
+def study(grid):
+    """The study's layers and augmentations, each with all of its seeds."""
+    runs = grid["ravdess", "speaker", "onecycle10-32-true", "none"]
+
+    def seeded(variant, seeds):
+        records = [
+            dict(record, run=record["run"] | {"seed": seed})
+            for seed in seeds for record in runs.records
+        ]  # fmt: skip
+        cell = replace(runs.cell, preset="strong", epochs=30, variant=variant)
+        return cell.group, replace(runs, cell=cell, records=tuple(records))
+
+    cells = [seeded(variant, range(1, 4)) for variant in TABLES["augmentation"][0]]
+    return dict(cells + [seeded(variant, range(1, 6)) for variant in TABLES["layers"][0]])
+
+
+def test_the_studys_layers_have_rows_without_aam_and_without_the_papers_numbers(study):
+    rows = tables.accuracy_in_study("12", study)
+    assert [row["variant"] for row in rows] == ["none", "eca", "cbam", "se", "ca", "icasa"]
+    assert {(row["preset"], row["seeds"], row["folds"]) for row in rows} == {("strong", 5, 6)}
+    assert not any("(paper" in key for row in rows for key in row)
+    assert [row["variant"] for row in tables.accuracy_in_study("10", study)] == [
+        "none", "sa", "ica", "icasa"]  # fmt: skip
+
+
+def test_the_studys_augmentations_have_rows_over_their_own_seeds(study):
+    rows = tables.accuracy_in_study("8", study)
+    assert [row["variant"] for row in rows] == list(TABLES["8"][0])
+    assert {row["seeds"] for row in rows} == {3}  # "none" has five, for the layers
+    assert [row["variant"] for row in tables.accuracy_in_study("9", study)] == [
+        variant for variant in TABLES["9"][0] if variant != "none+aam+crop"]  # fmt: skip
+    assert tables.accuracy_in_study("6", study) == []
+
+
+@pytest.mark.parametrize("lacking", ["cell", "seed"])
+def test_a_set_of_the_study_that_lacks_a_cell_has_no_row(study, lacking):
+    key = next(key for key in study if key[3] == "se")
+    short = study[key].records[:-1] if lacking == "cell" else study[key].records[:-6]
+    study[key] = replace(study[key], records=short)
+    assert tables.accuracy_in_study("12", study) == []
+    assert tables.accuracy_in_study("8", study)
 
 
 def test_the_protocol_table_names_every_leak(grid, monkeypatch, tmp_path):
