@@ -1,13 +1,16 @@
-"""Whole networks for ``python -m icasa.cost``: MACNN, and ResNet-50 and ResNet-8.
+"""Whole networks for ``python -m icasa.cost``: MACNN and TDNN, ResNet-50 and ResNet-8.
 
 ``python -m icasa.cost benchmarks.networks:macnn --input 1x39x200 --where 'blocks.*.2'`` puts a
-layer after each ReLU of MACNN's blocks, ``benchmarks.networks:resnet50 --input 3x224x224`` after
-the last norm of each block, as ``benchmarks.networks:resnet8 --input 3x32x32``.
+layer after each ReLU of MACNN's blocks, ``benchmarks.networks:tdnn --input 1x53x320 --where
+'blocks.*.3'`` at the end of each block of the TDNN, ``benchmarks.networks:resnet50 --input
+3x224x224`` after the last norm of each block, as ``benchmarks.networks:resnet8 --input 3x32x32``.
 """
 
 from torch import Tensor, nn
 
+from examples.ser.data.features import FEATURES
 from examples.ser.model.macnn import MACNN
+from examples.ser.model.tdnn import TDNN
 from examples.vision.resnet import ResNet
 
 DEPTHS = {64: 3, 128: 4, 256: 6, 512: 3}  # width of a stage: its blocks
@@ -16,6 +19,11 @@ DEPTHS = {64: 3, 128: 4, 256: 6, 512: 3}  # width of a stage: its blocks
 def macnn() -> nn.Module:
     """Make MACNN for four emotions, without attention."""
     return MACNN(4)
+
+
+def tdnn() -> nn.Module:
+    """Make the TDNN of `--strong` for eight emotions, without attention."""
+    return TDNN(8, FEATURES["prosody"].rows)
 
 
 def resnet8() -> nn.Module:
