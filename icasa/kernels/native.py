@@ -1,19 +1,17 @@
 """The operators in C, native_*.c, where these could be compiled."""
 
-import ctypes
 import warnings
 from collections.abc import Sequence
-from pathlib import Path
 from struct import Struct
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from icasa.kernels.library import LIBRARY, THREADED, UNLOADED
 from icasa.kernels.reference import statistics_dtype
 from icasa.kernels.sizes import check_like, format_of
 
-INTERFACE = 7  # as the C has it: to be raised with every change of a function's arguments
 PARALLEL = 1 << 15  # elements below which a second thread costs more than it saves
 WIDEST = 64  # most channels M and taps k, as native.h has it
 TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
@@ -22,33 +20,7 @@ TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 SHAPE, PARAMETERS, LAYER = Struct("5q2iq"), Struct("19P"), Struct("19P3q2f2i")
 NET = Struct("10P4qf4x")
 
-
-def _load(path: Path) -> tuple[Any, str]:
-    """Return the library, which uses the OpenMP of torch, and "", or None and the reason."""
-    if not path.exists():
-        return None, "no C library: none in the wheel, or no C compiler at installation"
-    try:
-        library = ctypes.CDLL(str(path))
-        if library.icasa_interface() != INTERFACE:
-            raise OSError(
-                f"expected {path} of version {INTERFACE}, got another; install icasa again"
-            )
-        library.icasa_threads.argtypes = []
-        pointer, packed = ctypes.c_void_p, ctypes.c_char_p
-        library.icasa_attend.argtypes = [*[pointer] * 4, *[packed] * 2]
-        library.icasa_attend_backward.argtypes = [*[pointer] * 4, *[packed] * 3]
-        library.icasa_weigh.argtypes = [*[pointer] * 4, *[packed] * 2]
-        library.icasa_weigh_backward.argtypes = [*[pointer] * 4, *[packed] * 3]
-        library.icasa_transpose.argtypes = [pointer, pointer, ctypes.c_int32, packed]
-        library.icasa_transpose.restype = None
-    except (OSError, AttributeError) as error:  # the latter where a function is missing
-        return None, str(error)
-    return library, ""
-
-
-LIBRARY, _reason = _load(Path(__file__).with_name("libicasa.so"))
-# Built without OpenMP, the C has one thread where PyTorch's operators may have many.
-THREADED = LIBRARY is not None and bool(LIBRARY.icasa_threads())
+_reason = UNLOADED  # "" once it was said
 
 
 def is_loaded() -> bool:

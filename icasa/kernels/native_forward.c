@@ -7,7 +7,7 @@
 
 #define CHUNK (1 << 18) /* elements of x that are worked on at a time */
 
-/* The version of the functions' arguments, which native.py asks for. */
+/* The version of the functions' arguments, which library.py asks for. */
 int icasa_interface(void) { return 7; }
 
 /* Whether a call can have more than one thread. */

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from icasa.kernels import native
+from icasa.kernels import library, native
 from tests.kernels import law
 from tests.kernels.test_exact import HALVED, each_layout, every_class, put_in
 from tests.kernels.test_layers import insist, outcome
@@ -34,7 +34,7 @@ def instruction_set(request, tmp_path_factory):
     if not compiler:
         pytest.skip("there is no C compiler")
     subprocess.run([*compiler, *options, *sources, "-o", path], check=True, capture_output=True)
-    return native._load(path)[0]
+    return library.load(path)[0]
 
 
 @pytest.fixture

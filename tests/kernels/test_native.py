@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import icasa
-from icasa.kernels import native
+from icasa.kernels import library, native
 from tests.kernels.test_attend import CASES, WEIGHED, every_class, make
 from tests.strategies import seeded
 
@@ -62,9 +62,9 @@ def test_half_types_are_read_and_rounded_as_torch_does(dtype):
 
 def test_a_library_of_another_version_is_left_for_torch(monkeypatch):
     path = Path(native.__file__).with_name("libicasa.so")
-    monkeypatch.setattr(native, "INTERFACE", native.INTERFACE + 1)
-    library, failure = native._load(path)
-    assert library is None
+    monkeypatch.setattr(library, "INTERFACE", library.INTERFACE + 1)
+    loaded, failure = library.load(path)
+    assert loaded is None
     assert "of version" in failure
     assert "install icasa again" in failure
 
@@ -73,8 +73,8 @@ def test_a_library_that_cannot_be_loaded_is_reported_once_and_when_it_is_used(
     monkeypatch, tmp_path
 ):
     (tmp_path / "broken.so").write_text("not a library")
-    library, failure = native._load(tmp_path / "broken.so")
-    monkeypatch.setattr(native, "LIBRARY", library)
+    loaded, failure = library.load(tmp_path / "broken.so")
+    monkeypatch.setattr(native, "LIBRARY", loaded)
     monkeypatch.setattr(native, "_reason", failure)
     layer, x = make(icasa.SA, fused=None), torch.randn(2, 8, 3, 5)
     with pytest.warns(RuntimeWarning, match="the CPU uses PyTorch's operators: .*broken.so"):
@@ -86,8 +86,8 @@ def test_a_library_that_cannot_be_loaded_is_reported_once_and_when_it_is_used(
 
 
 def test_a_missing_library_is_reported_once_when_it_would_be_used(tmp_path, monkeypatch):
-    library, reason = native._load(tmp_path / "missing.so")
-    monkeypatch.setattr(native, "LIBRARY", library)
+    loaded, reason = library.load(tmp_path / "missing.so")
+    monkeypatch.setattr(native, "LIBRARY", loaded)
     monkeypatch.setattr(native, "_reason", reason)
     layer, x = make(icasa.SA, fused=None), torch.randn(2, 8, 3, 5)
     with pytest.warns(RuntimeWarning, match="PyTorch's operators: no C library: none in the wheel"):
