@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from examples.ser.grid.cells import STUDY, TABLES
 from examples.study.paired import Outcomes, Row
 
 EXAMPLES = Path(__file__).parents[1]
@@ -36,18 +37,13 @@ Files = dict[tuple[str, int], list[Path]]  # (variant, seed) -> its file of ever
 SPEECH = "study/results/cells/ravdess-speaker-{variant}-%s-32-true-seed{seed}-fold{fold}.json.gz"
 IMAGES = "vision/results/cells/cifar-10-jpeg-20k-resnet8-15epochs-{variant}-seed{seed}.json.gz"
 LAYERS = ("none", "se", "eca", "cbam", "ca", "sa", "ica", "icasa")
-AUGMENTATIONS = (
-    "none", "none+aam", "none+aam-random", "none+aam-unweighted", "none+mixup",
-    "none+spec-augment", "none+crop", "none+aam+mixup", "none+aam+spec-augment",
-    "none+aam-across-speakers",
-)  # fmt: skip
 FOLDS = tuple(range(6))
 FAMILIES = (
-    Family("speech-1d-layers", SPEECH % "strong30", (*LAYERS, "icasa-aligned"), (1, 2, 3, 4, 5),
-           FOLDS, "UA", 2.0),
-    Family("speech-1d-augmentation", SPEECH % "strong30", AUGMENTATIONS, (1, 2, 3), FOLDS, "UA",
-           2.0),
-    Family("speech-2d-layers", SPEECH % "plane30", LAYERS, (1, 2, 3), FOLDS, "UA", 2.0),
+    Family("speech-1d-layers", SPEECH % "strong30", (*LAYERS, "icasa-aligned"),
+           STUDY["layers"][1], FOLDS, "UA", 2.0),
+    Family("speech-1d-augmentation", SPEECH % "strong30", TABLES["augmentation"][0],
+           STUDY["augmentation"][1], FOLDS, "UA", 2.0),
+    Family("speech-2d-layers", SPEECH % "plane30", LAYERS, STUDY["layers-2d"][1], FOLDS, "UA", 2.0),
     Family("images-layers", IMAGES, LAYERS, (1, 2, 3), (0,), "accuracy", 1.0),
     Family("images-aligned", IMAGES, ("none", "sa-aligned", "icasa-aligned"), (1, 2, 3), (0,),
            "accuracy", 1.0),

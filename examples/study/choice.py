@@ -8,18 +8,15 @@ choices by, which is a family of its own with a single comparison.
 from collections.abc import Iterable
 from pathlib import Path
 
+from examples.ser.grid.cells import FORMS, STUDY
 from examples.study.cells import FOLDS, Family, check_commits, is_whole, outcomes, paths
 from examples.study.paired import Row, contributions, weights
 
 NAME = "speech-1d-forms"
 FOLDER = "study/results/cells/forms"
 CELL = "{corpus}-speaker-{{variant}}-strong{epochs}-32-true-seed{{seed}}-fold{{fold}}.json.gz"
-FORMS = (
-    "icasa-faded", "icasa-bounded", "icasa-last", "none+aam-harder", "none+aam-embedding",
-    "none+aam-same-class",
-)  # fmt: skip
 HALVES = {1: (0, 1, 2), 2: (3, 4, 5)}  # of the speakers, by their folds
-CHOICE_SEEDS = (1, 2, 3)
+CHOICE_SEEDS = STUDY["forms"][1]
 TEST_SEEDS = (1, 2, 3, 4, 5)
 CHOSEN = "chosen"
 
